@@ -1,0 +1,17 @@
+//! The data-plane protocol of dmashare: messages, codec, fd-passing transport, and the layout of
+//! the state page. `PROTOCOL.md` beside this crate is the normative text; this crate follows it.
+//!
+//! Everything but [`transport`] is free of I/O.
+
+pub mod codec;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod report;
+pub mod state_page;
+pub mod transport;
+
+pub use error::{ErrorCode, WireError};
+pub use ids::{ClientId, DeviceId, ObjectId, Token};
+pub use message::{Event, Reply, Request};

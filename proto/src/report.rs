@@ -1,0 +1,134 @@
+//! The unplug report: when each step of one unplug was done, and how much it had to do. Written by
+//! the broker, shown by `dmasharectl`, on D-Bus as JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{DeviceId, ObjectId};
+use crate::message::Cause;
+
+/// A step of the unplug, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The kernel's event was read. All other times count from here.
+    Uevent,
+    /// The gate is closed and *Lost* is on the state page.
+    GateClosed,
+    /// Every guard fence of the device is signalled.
+    GuardsSignalled,
+    /// Every client has its message in its socket.
+    ClientsTold,
+    /// The broker's own file descriptors of the device are closed.
+    FdsDropped,
+    /// Every import is acknowledged (or its client is gone).
+    Acknowledged,
+    /// The last reference is dropped.
+    Gone,
+    /// The kernel reported the removal of the device above the DRM nodes (the PCI device).
+    ParentRemoved,
+}
+
+impl Step {
+    /// The name in tables and in the journal.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uevent => "uevent",
+            Self::GateClosed => "gate closed",
+            Self::GuardsSignalled => "fences signalled",
+            Self::ClientsTold => "clients told",
+            Self::FdsDropped => "own fds dropped",
+            Self::Acknowledged => "acknowledged",
+            Self::Gone => "gone",
+            Self::ParentRemoved => "PCI device removed",
+        }
+    }
+}
+
+/// When a step was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Which.
+    pub step: Step,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub at_ns: u64,
+}
+
+/// A fence that was still pending in a lost buffer's reservation object: nobody can end it from
+/// userspace, and importers that wait for it implicitly hang until its driver does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImplicitFence {
+    /// The buffer.
+    pub buffer: ObjectId,
+    /// Driver of the fence.
+    pub driver: String,
+    /// Its timeline.
+    pub timeline: String,
+    /// When it was first seen pending, CLOCK_MONOTONIC in nanoseconds. The kernel does not tell when
+    /// a fence was made, so its age is at least the time since.
+    pub seen_ns: u64,
+    /// When it ended, if it did.
+    pub ended_ns: Option<u64>,
+}
+
+/// A client that did not acknowledge in time, and what was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overdue {
+    /// Its process.
+    pub pid: i32,
+    /// What it calls itself.
+    pub name: String,
+    /// Its systemd unit, empty if it has none or that cannot be seen.
+    pub unit: String,
+    /// What it still held, seen in /proc: dma-bufs of the device, mappings of them.
+    pub holds: Vec<String>,
+    /// `report`, `disconnect` or `kill`.
+    pub action: String,
+}
+
+/// One unplug.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnplugReport {
+    /// The device.
+    pub device: DeviceId,
+    /// PCI address, or the name of a device that is not on a PCI bus.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// Why it was lost.
+    pub cause: Cause,
+    /// CLOCK_REALTIME of the kernel's event, in seconds.
+    pub wall_clock_s: u64,
+    /// The steps done so far, in the order in which they were done.
+    pub marks: Vec<Mark>,
+    /// Guard fences that the unplug ended.
+    pub guards: u32,
+    /// Fences that had been passed through: they are their driver's to end.
+    pub passed: u32,
+    /// Buffers that were exported from the device.
+    pub buffers: u32,
+    /// Imports that were taken back.
+    pub imports: u32,
+    /// Clients that were told.
+    pub told: u32,
+    /// Clients whose acknowledgement was awaited.
+    pub awaited: u32,
+    /// Implicit fences that were still pending.
+    pub implicit: Vec<ImplicitFence>,
+    /// Clients that did not acknowledge in time.
+    pub overdue: Vec<Overdue>,
+}
+
+impl UnplugReport {
+    /// When a step was done, CLOCK_MONOTONIC in nanoseconds.
+    #[must_use]
+    pub fn at(&self, step: Step) -> Option<u64> {
+        self.marks.iter().find(|mark| mark.step == step).map(|mark| mark.at_ns)
+    }
+
+    /// Microseconds from the kernel's event to a step.
+    #[must_use]
+    pub fn micros(&self, step: Step) -> Option<u64> {
+        Some(self.at(step)?.saturating_sub(self.at(Step::Uevent)?) / 1000)
+    }
+}
