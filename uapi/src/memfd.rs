@@ -1,0 +1,251 @@
+//! A page that its creator writes and everybody else reads: a sealed memfd.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::{align_of, size_of};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::stat::fstat;
+use nix::unistd::{SysconfVar, ftruncate, sysconf};
+
+/// MFD_NOEXEC_SEAL of include/uapi/linux/memfd.h: nothing in there is ever executed (Linux 6.3).
+const MFD_NOEXEC_SEAL: u32 = 0x0008;
+/// Whoever maps the page from now on cannot write it (include/uapi/linux/fcntl.h).
+const SEAL_FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
+
+/// An empty memfd that can be sealed, never executed where the kernel knows that.
+pub(crate) fn create(name: &CStr) -> io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    match memfd_create(name, flags | MFdFlags::from_bits_retain(MFD_NOEXEC_SEAL)) {
+        Err(Errno::EINVAL) => Ok(memfd_create(name, flags)?),
+        done => Ok(done?),
+    }
+}
+
+/// `size` rounded up to whole pages; EINVAL for 0 and for what does not fit.
+pub(crate) fn page_align(size: u64) -> io::Result<u64> {
+    let page = page_size() as u64;
+    match size.checked_next_multiple_of(page) {
+        Some(size) if size > 0 => Ok(size),
+        _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// The size of a page in bytes.
+#[must_use]
+pub fn page_size() -> usize {
+    // Linux always knows it; the fallback is what most machines have.
+    sysconf(SysconfVar::PAGE_SIZE)
+        .ok()
+        .flatten()
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(4096)
+}
+
+/// A shared mapping of a memfd, looked at only through atomics.
+#[derive(Debug)]
+struct Map {
+    ptr: NonNull<u8>,
+    len: NonZeroUsize,
+}
+
+// SAFETY: the memory is reached only through atomics, and belongs to no thread.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Map {
+    fn new(fd: BorrowedFd<'_>, len: usize, prot: ProtFlags) -> io::Result<Self> {
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        // SAFETY: a new range chosen by the kernel, so nothing else is mapped over.
+        let ptr = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, fd, 0)? };
+        Ok(Self { ptr: ptr.cast(), len })
+    }
+
+    /// The address of a `T` at `offset`.
+    ///
+    /// # Panics
+    ///
+    /// If it would not lie inside, or not aligned: an error in the caller's layout.
+    fn at<T>(&self, offset: usize) -> NonNull<T> {
+        let end = offset.checked_add(size_of::<T>());
+        assert!(end.is_some_and(|end| end <= self.len.get()), "offset {offset} is not on the page");
+        assert!(offset.is_multiple_of(align_of::<T>()), "offset {offset} is not aligned");
+        // SAFETY: checked to lie inside the mapping.
+        unsafe { self.ptr.add(offset).cast() }
+    }
+
+    fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: mapped, aligned and inside for as long as `self` lives; other processes touch it
+        // with atomics only, by the page's contract.
+        unsafe { self.at::<AtomicU32>(offset).as_ref() }
+    }
+
+    fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: as for `atomic_u32`.
+        unsafe { self.at::<AtomicU64>(offset).as_ref() }
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: our own range; every reference into it borrowed `self`.
+        let unmapped = unsafe { munmap(self.ptr.cast(), self.len.get()) };
+        debug_assert!(unmapped.is_ok(), "munmap of our own range: {unmapped:?}");
+    }
+}
+
+/// A page that this process alone can write, for as long as it has it: nobody can map the memfd
+/// writable any more, not even this process, not even after a restart with the descriptor saved.
+#[derive(Debug)]
+pub struct SharedPage {
+    map: Map,
+    fd: OwnedFd,
+}
+
+impl SharedPage {
+    /// A page of `len` bytes (rounded up to whole pages), all zero. The name is for /proc.
+    pub fn create(name: &CStr, len: usize) -> io::Result<Self> {
+        let len = page_align(len as u64)?;
+        let fd = create(name)?;
+        ftruncate(&fd, i64::try_from(len).map_err(|_| Errno::EFBIG)?)?;
+        let len = usize::try_from(len).map_err(|_| Errno::EFBIG)?;
+        let map = Map::new(fd.as_fd(), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let seals = SEAL_FUTURE_WRITE
+            | SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_SEAL;
+        fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
+        Ok(Self { map, fd })
+    }
+
+    /// Bytes mapped.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "a page is never empty")]
+    pub fn len(&self) -> usize {
+        self.map.len.get()
+    }
+
+    /// The first byte. What is written there must be written atomically.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.map.ptr.as_ptr()
+    }
+
+    /// The 32-bit word at `offset` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 4 inside the page.
+    #[must_use]
+    pub fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
+        self.map.atomic_u32(offset)
+    }
+
+    /// The 64-bit word at `offset` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 8 inside the page.
+    #[must_use]
+    pub fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
+        self.map.atomic_u64(offset)
+    }
+}
+
+impl AsFd for SharedPage {
+    /// The memfd, to be passed to readers.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A reader's view of a [`SharedPage`].
+#[derive(Debug)]
+pub struct ReadOnlyPage(Map);
+
+impl ReadOnlyPage {
+    /// Maps `len` bytes of the page behind `fd`, which is borrowed and can be closed afterwards.
+    ///
+    /// EINVAL if it is not sealed against shrinking (reading could be SIGBUS) and against being
+    /// written by others, or is shorter than `len`. Never blocks, whatever `fd` is.
+    pub fn map(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        // Only memory files have seals, so what follows asks no server of a FUSE file.
+        let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
+        let wanted = SealFlag::F_SEAL_SHRINK | SEAL_FUTURE_WRITE;
+        if !seals.contains(wanted) {
+            return Err(Errno::EINVAL.into());
+        }
+        let size = u64::try_from(fstat(fd)?.st_size).unwrap_or(0);
+        if size < len as u64 {
+            return Err(Errno::EINVAL.into());
+        }
+        Ok(Self(Map::new(fd, len, ProtFlags::PROT_READ)?))
+    }
+
+    /// Bytes mapped.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "a page is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len.get()
+    }
+
+    /// The first byte, **read-only**: writing is SIGSEGV.
+    #[must_use]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.0.ptr.as_ptr()
+    }
+
+    /// The 32-bit word at `offset` bytes, for a futex. To be loaded only: see
+    /// [`ReadOnlyPage::load_u32`].
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 4 inside the page.
+    #[must_use]
+    pub fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
+        self.0.atomic_u32(offset)
+    }
+
+    /// The 64-bit word at `offset` bytes. To be loaded only: see [`ReadOnlyPage::load_u64`].
+    ///
+    /// # Panics
+    ///
+    /// If the offset is not a multiple of 8 inside the page.
+    #[must_use]
+    pub fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
+        self.0.atomic_u64(offset)
+    }
+
+    /// Loads with acquire semantics. (A relaxed load and a fence: the only load that Rust promises
+    /// not to write, which read-only memory would answer with SIGSEGV.)
+    ///
+    /// # Panics
+    ///
+    /// As [`ReadOnlyPage::atomic_u32`].
+    #[must_use]
+    pub fn load_u32(&self, offset: usize) -> u32 {
+        let value = self.0.atomic_u32(offset).load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+
+    /// As [`ReadOnlyPage::load_u32`].
+    ///
+    /// # Panics
+    ///
+    /// As [`ReadOnlyPage::atomic_u64`].
+    #[must_use]
+    pub fn load_u64(&self, offset: usize) -> u64 {
+        let value = self.0.atomic_u64(offset).load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+}
