@@ -54,10 +54,7 @@ fn layout() -> Layout {
         height: 1080,
         fourcc: u32::from_le_bytes(*b"NV12"),
         modifier: 0x0100_0000_0000_0002,
-        planes: vec![
-            Plane { offset: 0, stride: 1920 },
-            Plane { offset: 2_088_960, stride: 1920 },
-        ],
+        planes: vec![Plane { offset: 0, stride: 1920 }, Plane { offset: 2_088_960, stride: 1920 }],
     }
 }
 
@@ -109,12 +106,7 @@ fn requests() -> Vec<Example> {
                 ttl_ms: limits::MAX_TOKEN_TTL_MS,
             }),
         ),
-        request(
-            "import-cpu",
-            6,
-            0,
-            Request::Import(Import { token: token(), by: Importer::Cpu }),
-        ),
+        request("import-cpu", 6, 0, Request::Import(Import { token: token(), by: Importer::Cpu })),
         request(
             "import-device",
             7,
@@ -282,7 +274,9 @@ fn the_bytes_are_what_the_codec_produces() {
                 let end = start + there.len();
                 text.replace_range(start..end, &right);
             }
-            Some(_) => wrong.push(format!("the bytes of `{}` are wrong; right:\n{right}", example.name)),
+            Some(_) => {
+                wrong.push(format!("the bytes of `{}` are wrong; right:\n{right}", example.name))
+            }
             None => wrong.push(format!("there is no example `{}`", example.name)),
         }
     }

@@ -1,0 +1,199 @@
+//! Any message, for property tests.
+
+use dmashare_proto::codec::HEADER;
+use dmashare_proto::message::{
+    Cause, DeviceAt, DeviceInfo, DeviceLost, Event, Export, Exported, FenceImported, FenceShared,
+    FenceState, Grant, Grantee, GuardKind, Hello, Import, Imported, Importer, Layout, Plane,
+    Policy, Reply, Request, ShareFence, Welcome,
+};
+use dmashare_proto::state_page::{DeviceState, Word};
+use dmashare_proto::{DeviceId, ErrorCode, ObjectId, Token, WireError};
+use proptest::prelude::*;
+
+fn text() -> impl Strategy<Value = String> {
+    "\\PC{0,40}"
+}
+
+fn object() -> impl Strategy<Value = ObjectId> {
+    any::<u64>().prop_map(ObjectId)
+}
+
+fn device_id() -> impl Strategy<Value = DeviceId> {
+    any::<u64>().prop_map(DeviceId)
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    any::<[u8; 16]>().prop_map(Token)
+}
+
+fn at() -> impl Strategy<Value = DeviceAt> {
+    (device_id(), any::<u32>(), any::<u32>()).prop_map(|(device, slot, word)| DeviceAt {
+        device,
+        slot,
+        word: Word(word),
+    })
+}
+
+fn state() -> impl Strategy<Value = DeviceState> {
+    prop_oneof![
+        Just(DeviceState::Present),
+        Just(DeviceState::Draining),
+        Just(DeviceState::Lost),
+        Just(DeviceState::Gone),
+    ]
+}
+
+fn device() -> impl Strategy<Value = DeviceInfo> {
+    (at(), state(), text(), text(), prop::collection::vec(text(), 0..4), any::<bool>()).prop_map(
+        |(at, state, driver, pci, nodes, removable)| DeviceInfo {
+            at,
+            state,
+            driver,
+            pci,
+            nodes,
+            removable,
+        },
+    )
+}
+
+fn layout() -> impl Strategy<Value = Layout> {
+    let plane = any::<(u32, u32)>().prop_map(|(offset, stride)| Plane { offset, stride });
+    (any::<(u32, u32, u32, u64)>(), prop::collection::vec(plane, 0..6)).prop_map(
+        |((width, height, fourcc, modifier), planes)| Layout {
+            width,
+            height,
+            fourcc,
+            modifier,
+            planes,
+        },
+    )
+}
+
+fn guard() -> impl Strategy<Value = GuardKind> {
+    prop_oneof![
+        Just(GuardKind::Source),
+        Just(GuardKind::SwSync),
+        Just(GuardKind::Vgem),
+        Just(GuardKind::Simulated),
+        Just(GuardKind::None),
+    ]
+}
+
+fn cause() -> impl Strategy<Value = Cause> {
+    prop_oneof![
+        Just(Cause::Unplugged),
+        Just(Cause::Vanished),
+        Just(Cause::Wedged),
+        Just(Cause::Ejected),
+        any::<i32>().prop_map(Cause::Exporter),
+        Just(Cause::TimedOut),
+        Just(Cause::Rehearsed),
+    ]
+}
+
+fn fence_state() -> impl Strategy<Value = FenceState> {
+    prop_oneof![
+        Just(FenceState::Pending),
+        any::<u64>().prop_map(|at_ns| FenceState::Ok { at_ns }),
+        (cause(), any::<u64>()).prop_map(|(cause, at_ns)| FenceState::Failed { cause, at_ns }),
+    ]
+}
+
+pub fn any_request() -> impl Strategy<Value = Request> {
+    let grantee = prop_oneof![Just(Grantee::Anyone), any::<u32>().prop_map(Grantee::Uid)];
+    let policy = prop_oneof![Just(Policy::Auto), Just(Policy::Guard), Just(Policy::Pass)];
+    prop_oneof![
+        (any::<(u16, u16, u64)>(), text()).prop_map(
+            |((version_min, version_max, features), name)| Request::Hello(Hello {
+                version_min,
+                version_max,
+                features,
+                name,
+            })
+        ),
+        Just(Request::ListDevices(())),
+        layout().prop_map(|layout| Request::Export(Export { layout })),
+        (object(), grantee, any::<(u32, u32)>()).prop_map(|(object, to, (uses, ttl_ms))| {
+            Request::Grant(Grant { object, to, uses, ttl_ms })
+        }),
+        (token(), prop_oneof![Just(Importer::Cpu), Just(Importer::Device)])
+            .prop_map(|(token, by)| Request::Import(Import { token, by })),
+        object().prop_map(Request::Release),
+        (policy, any::<u32>()).prop_map(|(policy, deadline_ms)| {
+            Request::ShareFence(ShareFence { policy, deadline_ms })
+        }),
+        token().prop_map(Request::ImportFence),
+        object().prop_map(Request::QueryFence),
+        device_id().prop_map(Request::Acknowledge),
+    ]
+}
+
+pub fn any_reply() -> impl Strategy<Value = Reply> {
+    prop_oneof![
+        (any::<(u16, u64, [u8; 16])>(), guard()).prop_map(
+            |((version, features, instance), backend)| Reply::Welcome(Welcome {
+                version,
+                features,
+                instance,
+                backend,
+            })
+        ),
+        prop::collection::vec(device(), 0..5).prop_map(Reply::Devices),
+        (object(), at()).prop_map(|(buffer, at)| Reply::Exported(Exported { buffer, at })),
+        token().prop_map(Reply::Granted),
+        (
+            object(),
+            object(),
+            at(),
+            layout(),
+            prop::collection::vec(any::<u64>(), 0..6),
+            any::<bool>()
+        )
+            .prop_map(|(import, buffer, at, layout, sizes, cpu_sync)| {
+                Reply::Imported(Imported { import, buffer, at, layout, sizes, cpu_sync })
+            }),
+        Just(Reply::Done(())),
+        (object(), at(), guard()).prop_map(|(fence, at, guard)| Reply::FenceShared(FenceShared {
+            fence,
+            at,
+            guard
+        })),
+        (object(), at(), guard(), fence_state()).prop_map(|(fence, at, guard, state)| {
+            Reply::FenceImported(FenceImported { fence, at, guard, state })
+        }),
+        fence_state().prop_map(Reply::FenceState),
+        (any::<(u16, i32, u64)>(), text()).prop_map(|((code, errno, object), message)| {
+            Reply::Error(WireError { code: ErrorCode(code), errno, object, message })
+        }),
+    ]
+}
+
+pub fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        device().prop_map(Event::DeviceAdded),
+        (device_id(), cause(), any::<(u64, u32, u32, u32)>()).prop_map(
+            |(device, cause, (at_ns, buffers, imports, fences))| {
+                Event::DeviceLost(DeviceLost { device, cause, at_ns, buffers, imports, fences })
+            }
+        ),
+        device_id().prop_map(Event::DeviceGone),
+    ]
+}
+
+/// A header without fds, most often of a kind that exists.
+pub fn any_header() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![
+        4 => 1_u16..12,
+        4 => 0x8001_u16..0x800b,
+        2 => 0xc001_u16..0xc005,
+        1 => Just(0xffff_u16),
+        1 => any::<u16>(),
+    ];
+    (kind, any::<u64>()).prop_map(|(kind, id)| {
+        let mut bytes = kind.to_le_bytes().to_vec();
+        bytes.resize(8, 0);
+        bytes.extend_from_slice(&id.to_le_bytes());
+        assert_eq!(bytes.len(), HEADER);
+        bytes
+    })
+}
