@@ -1,7 +1,7 @@
 //! Guard fences from vgem, out of a pool of small buffers.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -92,10 +92,16 @@ impl GuardPool {
                 return Ok(Arc::clone(&current.file));
             }
         }
-        // Two threads may both come here: one file is opened in vain.
-        let file = Generation::open(&self.path)?;
-        *lock(&self.current) = Current { file: Arc::clone(&file), issued: 1 };
-        Ok(file)
+        // Two threads may both come here: one file is opened in vain. If it cannot be opened (no
+        // descriptors left, the node out of a sandbox's reach), the old one goes on serving: a few
+        // bytes more are better than no guards.
+        let new = Generation::open(&self.path);
+        let mut current = lock(&self.current);
+        if let Ok(file) = new {
+            *current = Current { file, issued: 0 };
+        }
+        current.issued += 1;
+        Ok(Arc::clone(&current.file))
     }
 }
 
@@ -150,6 +156,13 @@ impl VgemGuard {
         self.finish()
     }
 
+    /// The fence's number on its vgem file ([`VgemGuard::as_fd`]). With a descriptor of that file
+    /// kept elsewhere, a restarted process can end it: [`Vgem::from_fd`], [`Vgem::signal_fence`].
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.fence
+    }
+
     fn finish(&mut self) -> io::Result<Ended> {
         let Some(buffer) = self.buffer.take() else { return Ok(Ended::Now) };
         let ended = self.file.vgem.signal_fence(self.fence);
@@ -159,6 +172,13 @@ impl VgemGuard {
             Err(_) => self.file.discard(buffer),
         }
         ended
+    }
+}
+
+impl AsFd for VgemGuard {
+    /// The vgem file that the fence was attached through, which other guards share.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.vgem.as_fd()
     }
 }
 

@@ -88,8 +88,10 @@ pub fn buffer_id(fd: BorrowedFd<'_>) -> io::Result<Option<DmaBufId>> {
     if is_path(fd)? || !proc_fd::link(fd)?.as_bytes().starts_with(BUFFER_LINK) {
         return Ok(None);
     }
-    // The name can be forged by a file in a mount out of reach, but only memory files have seals.
-    if fcntl(fd, FcntlArg::F_GET_SEALS).is_err() {
+    // The name can be forged by a file in a mount out of reach, but only a memfd has this seal.
+    let seals =
+        fcntl(fd, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
+    if !seals.contains(SealFlag::F_SEAL_SHRINK) {
         return Ok(None);
     }
     let size = u64::try_from(fstat(fd)?.st_size).unwrap_or(0);

@@ -60,12 +60,12 @@ impl Udmabuf {
         fcntl(&memory, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))?;
         let arg =
             CreateArg { memfd: memory.as_raw_fd() as u32, flags: FLAGS_CLOEXEC, offset: 0, size };
-        create(self.0.as_fd(), &arg)
+        issue(self.0.as_fd(), &arg)
     }
 }
 
 /// Unlike other ioctls, this one answers with the descriptor.
-fn create(device: BorrowedFd<'_>, arg: &CreateArg) -> io::Result<OwnedFd> {
+fn issue(device: BorrowedFd<'_>, arg: &CreateArg) -> io::Result<OwnedFd> {
     loop {
         // SAFETY: CreateArg is the ioctl's structure, which the kernel only reads.
         let fd = unsafe { libc::ioctl(device.as_raw_fd(), CREATE, std::ptr::from_ref(arg)) };
@@ -81,6 +81,6 @@ fn create(device: BorrowedFd<'_>, arg: &CreateArg) -> io::Result<OwnedFd> {
 }
 
 /// Opens the device for one buffer: see [`Udmabuf::create`].
-pub fn create_one(size: u64) -> io::Result<OwnedFd> {
+pub fn create(size: u64) -> io::Result<OwnedFd> {
     Udmabuf::open()?.create(size)
 }
