@@ -1,1 +1,4 @@
-//! Placeholder.
+//! What `dmasharectl` is made of: the rendering of unplug reports (also used by the demo), the view
+//! of the broker on D-Bus, and the doctor. The binary only parses arguments and prints.
+
+pub mod render;

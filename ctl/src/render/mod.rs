@@ -1,0 +1,16 @@
+//! Reports for people: as text and as a picture.
+
+mod layout;
+mod picture;
+mod report;
+#[cfg(test)]
+pub(crate) mod sample;
+mod scale;
+mod style;
+mod svg;
+pub mod text;
+
+pub use picture::{Lane, MarkAt, Span, TimelinePicture, Tone};
+pub use report::{report_table, report_table_styled};
+pub use style::{Paint, Style};
+pub use svg::timeline_svg;
