@@ -1,0 +1,133 @@
+//! The virtual machine: a real kernel with GPUs that can be pulled.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use vm_frames::{End, Exec, ToHost};
+
+use crate::paths;
+use crate::progress::Progress;
+use channel::Channel;
+
+mod background;
+mod channel;
+pub mod commands;
+pub mod image;
+mod qemu;
+mod qmp;
+mod recipe;
+mod shell;
+pub mod stage;
+
+/// Twelve seconds are usual on two idle cores.
+const BOOT: Duration = Duration::from_secs(300);
+
+/// A machine that has booted. Ends with this value.
+pub struct Vm {
+    // Ends last.
+    channel: Channel,
+    _qemu: qemu::Qemu,
+}
+
+/// What a command in the guest writes, as it comes: the descriptor, and the bytes.
+pub type Sink<'a> = &'a mut dyn FnMut(u8, &[u8]);
+
+impl Vm {
+    /// Boots the machine with what is staged. To be called on a thread that lives as long as the
+    /// machine is to: it is killed with its thread.
+    pub fn boot(share: Option<&Path>, progress: &Progress) -> Result<Self> {
+        let image = image::ensure(progress)?;
+        let stage = stage::dir()?;
+        let vm = progress.step("boot the virtual machine", || {
+            Self::start(&qemu::Setup { image: &image, stage: &stage, share }).with_context(|| {
+                let console = qemu::console_log().map(|path| tail(&path, 25)).unwrap_or_default();
+                let qemu =
+                    paths::vm().map(|dir| tail(&dir.join("qemu.log"), 10)).unwrap_or_default();
+                format!(
+                    "the virtual machine did not boot; QEMU said:\n{qemu}\nits console:\n{console}"
+                )
+            })
+        })?;
+        vm.install()?;
+        Ok(vm)
+    }
+
+    fn start(setup: &qemu::Setup<'_>) -> Result<Self> {
+        let start = Instant::now();
+        let qemu = qemu::start(setup)?;
+        let qmp = qmp::Qmp::new(qemu.qmp.try_clone()?)?;
+        let (channel, is_up) = Channel::new(qemu.agent.try_clone()?, qmp)?;
+        channel::wait_up(&is_up, BOOT.saturating_sub(start.elapsed()))?;
+        Ok(Self { channel, _qemu: qemu })
+    }
+
+    /// Installs the staged build in the guest, in the way that a package would.
+    pub fn install(&self) -> Result<()> {
+        if !stage::dir()?.join("systemd/install.sh").exists() {
+            return Ok(());
+        }
+        let mut output = Vec::new();
+        let argv = ["/bin/sh", "/mnt/stage/systemd/install.sh", "/mnt/stage/bin"];
+        let end = self.run(command(&argv, 300), &mut |_, data| output.extend_from_slice(data))?;
+        if end != End::Code(0) {
+            let output = String::from_utf8_lossy(&output);
+            bail!("systemd/install.sh failed in the guest ({end:?}):\n{output}");
+        }
+        Ok(())
+    }
+
+    /// Runs a command without input to its end.
+    pub fn run(&self, exec: Exec, sink: Sink<'_>) -> Result<End> {
+        self.channel.run(exec, sink)
+    }
+
+    /// Runs a command with this process's own input.
+    pub fn run_interactive(&self, exec: Exec) -> Result<End> {
+        let running = self.channel.start(exec)?;
+        let control = running.control();
+        shell::forward_input(move |data| control.input(data));
+        loop {
+            match running.frames.recv().context("the virtual machine ended")? {
+                ToHost::Out { fd, data, .. } => shell::print(fd, &data),
+                ToHost::Exit { end, .. } => return Ok(end),
+                _ => {}
+            }
+        }
+    }
+
+    /// Brings back a card that was removed through sysfs.
+    pub fn rescan(&self) -> Result<()> {
+        let script = "echo 1 > /sys/bus/pci/rescan && udevadm settle --timeout=60";
+        match self.run(command(&["/bin/sh", "-c", script], 120), &mut |_, _| {})? {
+            End::Code(0) => Ok(()),
+            end => bail!("the guest's PCI rescan failed: {end:?}"),
+        }
+    }
+
+    /// Keeps the guest's journal for whoever looks into a failure.
+    pub fn save_journal(&self) -> Result<()> {
+        let mut journal = Vec::new();
+        let argv = ["journalctl", "--boot", "--no-pager", "--output=short-monotonic"];
+        self.run(command(&argv, 120), &mut |_, data| journal.extend_from_slice(data))?;
+        let path = paths::vm()?.join("journal.log");
+        std::fs::write(&path, journal).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// A plain command with a bound.
+pub fn command(argv: &[&str], timeout_s: u64) -> Exec {
+    Exec {
+        argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        timeout_s: Some(timeout_s),
+        ..Exec::default()
+    }
+}
+
+/// The last lines of a log.
+fn tail(path: &Path, lines: usize) -> String {
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

@@ -1,0 +1,98 @@
+//! All that the image is made from, but the distribution's packages.
+
+use sha2::{Digest, Sha256};
+
+/// The distribution's release.
+pub const SUITE: &str = "trixie";
+
+/// To be raised when the same recipe is to give another image.
+const FORMAT: &str = "1";
+
+/// Builds kernel, initrd and modules, in a chroot of `builder.list`.
+pub const MODULES_SH: &str = include_str!("../../image/modules.sh");
+/// The initrd's only program.
+pub const INITRD_INIT: &str = include_str!("../../image/initrd-init");
+/// The kernel modules of the guest; those that they need come by themselves.
+pub const MODULES_LIST: &str = include_str!("../../image/modules.list");
+/// What the kernel and the modules are built from.
+pub const BUILDER_LIST: &str = include_str!("../../image/builder.list");
+/// The guest's packages.
+pub const PACKAGES_LIST: &str = include_str!("../../image/packages.list");
+/// Sets the guest up, in its chroot.
+pub const ROOT_SH: &str = include_str!("../../image/root.sh");
+/// Makes the file system.
+pub const MKFS_SH: &str = include_str!("../../image/mkfs.sh");
+
+/// Files that are laid over the guest's root.
+pub const FILES: &[(&str, &str)] = &[
+    (
+        "etc/modules-load.d/dmashare-vm.conf",
+        include_str!("../../image/files/etc/modules-load.d/dmashare-vm.conf"),
+    ),
+    ("etc/sysctl.d/vm.conf", include_str!("../../image/files/etc/sysctl.d/vm.conf")),
+    (
+        "etc/systemd/journald.conf.d/vm.conf",
+        include_str!("../../image/files/etc/systemd/journald.conf.d/vm.conf"),
+    ),
+    (
+        "etc/systemd/system/mnt-stage.mount",
+        include_str!("../../image/files/etc/systemd/system/mnt-stage.mount"),
+    ),
+    (
+        "etc/systemd/system/vm-agent.service",
+        include_str!("../../image/files/etc/systemd/system/vm-agent.service"),
+    ),
+    (
+        "etc/udev/rules.d/60-dmashare-vm.rules",
+        include_str!("../../image/files/etc/udev/rules.d/60-dmashare-vm.rules"),
+    ),
+];
+
+/// The packages of a list, as mmdebstrap wants them.
+pub fn packages(list: &str) -> String {
+    list.split_whitespace().collect::<Vec<_>>().join(",")
+}
+
+/// The name of what this recipe gives: the same for the same recipe, and for no other.
+pub fn hash() -> String {
+    let texts = [
+        FORMAT,
+        SUITE,
+        MODULES_SH,
+        INITRD_INIT,
+        MODULES_LIST,
+        BUILDER_LIST,
+        PACKAGES_LIST,
+        ROOT_SH,
+        MKFS_SH,
+    ];
+    let files = FILES.iter().flat_map(|(path, text)| [*path, *text]);
+    hash_of(texts.into_iter().chain(files))
+}
+
+/// Lengths go in too, so that text cannot move from one part to the next unseen.
+fn hash_of<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_stable_and_tells_parts_apart() {
+        assert_eq!(hash_of(["a", "b"]), "cf6ab613e3942391");
+        assert_ne!(hash_of(["ab", ""]), hash_of(["a", "b"]));
+        assert_eq!(hash(), hash());
+    }
+
+    #[test]
+    fn lists() {
+        assert_eq!(packages("a\nb\n"), "a,b");
+    }
+}
