@@ -1,11 +1,11 @@
 //! The wrappers on the kernel's real objects. What a machine lacks is skipped, and said so.
 //!
 //! Run as root, where the nodes are. Every test also counts this process's descriptors, so they
-//! run one at a time. `DMASHARE_EXPENDABLE_CARD=/dev/dri/cardN` allows the removal of that PCI card,
-//! for good.
+//! run one at a time. Two are only run where asked for: `DMASHARE_EXPENDABLE_CARD=/dev/dri/cardN`
+//! allows the removal of that PCI card, and `DMASHARE_UEVENT_FLOOD=1` a flood of uevents.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,10 +18,14 @@ use dmashare_uapi::mapping::{Mapping, Prot};
 use dmashare_uapi::sw_sync::Timeline;
 use dmashare_uapi::sync_file::{self, Status};
 use dmashare_uapi::syncobj::{Syncobj, WaitFor, timeline_wait};
-use dmashare_uapi::uevent::{KernelUevents, MESSAGE_MAX};
+use dmashare_uapi::uevent::{KernelUevents, MESSAGE_MAX, RecvError};
 use dmashare_uapi::vgem::{Ended, FENCE_LIFETIME, GuardPool, Vgem};
 use dmashare_uapi::{dma_heap, udmabuf};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, getsockname, sendto,
+    socket,
+};
 
 /// One test at a time, and none leaves a descriptor behind.
 fn alone(test: impl FnOnce()) {
@@ -336,11 +340,14 @@ fn dumb_buffers_and_prime() {
         }
         for from in &cards {
             let card = drm_node::open(from).unwrap();
-            if drm_node::cap(card.as_fd(), Cap::DumbBuffer).unwrap_or(0) == 0 {
-                println!("skipped: {} has no dumb buffers", from.display());
-                continue;
-            }
-            let buffer = DumbBuffer::create(card.as_fd(), 64, 16, 32).unwrap();
+            // Not by its capability: vgem has dumb buffers, but no modesetting to ask it of.
+            let buffer = match DumbBuffer::create(card.as_fd(), 64, 16, 32) {
+                Ok(buffer) => buffer,
+                Err(e) => {
+                    println!("skipped: {} has no dumb buffers: {e}", from.display());
+                    continue;
+                }
+            };
             assert!(buffer.pitch() >= 256 && buffer.size() >= 4096);
             let dma_buf = match buffer.export() {
                 Ok(dma_buf) => dma_buf,
@@ -493,6 +500,51 @@ fn a_synthetic_uevent() {
         let event = next_event(&uevents, |e| e.synth_uuid == Some(uuid)).expect("no event");
         assert!(event.contains("/devices/virtual/mem/null"), "{event}");
         assert!(event.contains("major: Some(1), minor: Some(3)"), "{event}");
+    });
+}
+
+/// What is not from the kernel does not get through, even from root.
+#[test]
+fn a_forged_uevent() {
+    alone(|| {
+        let uevents = or_skip!("netlink", KernelUevents::open());
+        let ours: NetlinkAddr = getsockname(uevents.as_fd().as_raw_fd()).unwrap();
+        let (kind, proto) = (SockType::Datagram, SockProtocol::NetlinkKObjectUEvent);
+        let forger = socket(AddressFamily::Netlink, kind, SockFlag::SOCK_CLOEXEC, proto).unwrap();
+        let message = b"remove@/x\0ACTION=remove\0DEVPATH=/x\0SUBSYSTEM=drm\0SEQNUM=1\0";
+        for group in [0, 1] {
+            let to = NetlinkAddr::new(ours.pid(), group);
+            or_skip!("forging", sendto(forger.as_raw_fd(), message, &to, MsgFlags::empty()));
+        }
+        let arrived = sync_file::wait(uevents.as_fd(), Some(Duration::ZERO)).unwrap();
+        assert!(arrived, "there is something to throw away");
+        let mut buf = [0; MESSAGE_MAX];
+        while let Some(event) = uevents.recv(&mut buf).unwrap() {
+            assert_ne!(event.devpath, "/x");
+        }
+    });
+}
+
+/// A reader that is too slow is told. Many events, for everybody who listens: only where asked for.
+#[test]
+fn an_overrun() {
+    alone(|| {
+        if std::env::var_os("DMASHARE_UEVENT_FLOOD").is_none() {
+            return println!("skipped: DMASHARE_UEVENT_FLOOD is not set");
+        }
+        let uevents = KernelUevents::open().unwrap();
+        for _ in 0..30_000 {
+            std::fs::write("/sys/devices/virtual/mem/null/uevent", "change").unwrap();
+        }
+        let mut buf = [0; MESSAGE_MAX];
+        assert!(matches!(uevents.recv(&mut buf), Err(RecvError::Overrun)));
+        let mut kept = 0;
+        while uevents.recv(&mut buf).unwrap().is_some() {
+            kept += 1;
+        }
+        println!("{kept} events were kept");
+        std::fs::write("/sys/devices/virtual/mem/null/uevent", "change").unwrap();
+        assert!(next_event(&uevents, |e| e.minor == Some(3)).is_some(), "it goes on afterwards");
     });
 }
 
