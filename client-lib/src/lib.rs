@@ -1,1 +1,93 @@
-//! Placeholder.
+//! Share dma-bufs and fences between processes on different GPUs through `dmashared`, so that
+//! pulling an external GPU is an event and not a crash.
+//!
+//! What was imported through this library can be taken back: when the exporter's GPU goes away,
+//! mappings show zeros in place of faulting, fences end with an error in place of never, fds are
+//! closed, and the owner is told once, by [`Event::DeviceLost`].
+//!
+//! ```no_run
+//! use std::os::fd::{AsFd, BorrowedFd};
+//! use dmashare::{Access, Connection, Event, FenceStatus, Importer, Protection, Token};
+//!
+//! fn show(token: Token, fence: Token, gpu: BorrowedFd) -> Result<Vec<u8>, dmashare::Error> {
+//!     let broker = Connection::builder().name("viewer").connect()?;
+//!
+//!     // The fence ends, whatever happens to the GPU that it belongs to.
+//!     match broker.import_fence(fence)?.wait(None)? {
+//!         FenceStatus::Failed(error) => eprintln!("{error}"),
+//!         _ => {}
+//!     }
+//!
+//!     // Reading its buffer never faults, and `end` says whether the bytes are good.
+//!     let buffer = broker.import(token, Importer::Device(gpu))?;
+//!     let memory = buffer.map(0, Protection::Read)?;
+//!     let mut pixels = vec![0; memory.len()];
+//!     let bracket = memory.begin(Access::Read)?;
+//!     memory.copy_to_slice(0, &mut pixels)?;
+//!     bracket.end()?;
+//!
+//!     // In an event loop: when `broker.as_fd()` is readable.
+//!     for event in broker.dispatch(None)? {
+//!         if let Event::DeviceLost(lost) = event {
+//!             // Drop GEM handles and textures of `lost.imports()` first.
+//!             lost.acknowledge()?;
+//!         }
+//!     }
+//!     Ok(pixels)
+//! }
+//! ```
+//!
+//! # Who does what when a device is lost
+//!
+//! | | |
+//! | --- | --- |
+//! | at once, seen by every thread | [`Device::is_lost`], [`MappedBuffer::begin`] and [`Bracket::end`] say so; [`Device::wait_lost`] and [`ImportedFence::wait`] wake |
+//! | as soon as any thread reads the event, or meets the loss in an import | the library replaces the import's mappings by zero pages, in place, and closes its fds |
+//! | then | [`Connection::dispatch`] gives [`Event::DeviceLost`] |
+//! | the owner's | to drop GEM handles, textures and duplicated fds, and then [`Lost`] |
+//!
+//! # Threads
+//!
+//! Everything is `Send` and `Sync`, and there is no thread in here. Of the threads that wait on one
+//! connection one reads for all; no lock is held while it waits. After a `fork` a connection is of no
+//! use in the child.
+
+#![cfg(target_os = "linux")]
+
+mod builder;
+mod channel;
+mod connection;
+mod deadline;
+mod device;
+mod error;
+mod event;
+mod export;
+mod fence;
+mod fence_end;
+mod fence_status;
+mod handle;
+mod handshake;
+mod import;
+mod import_core;
+mod inner;
+mod mapped;
+mod registry;
+mod token;
+
+pub use builder::Builder;
+pub use connection::{Connection, FenceOptions};
+pub use device::{Device, DeviceInfo};
+pub use error::{DeviceLost, Error};
+pub use event::{Event, Lost};
+pub use export::{ExportedBuffer, Shared};
+pub use fence::{ImportedFence, SharedFence};
+pub use fence_status::{FenceError, FenceStatus};
+pub use import::{ImportedBuffer, Importer};
+pub use mapped::{Bracket, MappedBuffer};
+pub use token::{Grant, Token};
+
+pub use dmashare_proto::message::{Cause, Grantee, GuardKind, Layout, Plane, Policy};
+pub use dmashare_proto::state_page::DeviceState;
+pub use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};
+pub use dmashare_uapi::dma_buf::Access;
+pub use dmashare_uapi::mapping::Prot as Protection;

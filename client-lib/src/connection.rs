@@ -1,0 +1,237 @@
+//! The connection to the broker.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dmashare_proto::message::{self, Export, GuardKind, Layout, Policy, ShareFence};
+use dmashare_proto::{Reply, Request};
+
+use crate::builder::Builder;
+use crate::deadline::Deadline;
+use crate::device::{Device, DeviceInfo};
+use crate::error::Error;
+use crate::event::Event;
+use crate::export::{ExportedBuffer, Shared};
+use crate::fence::{ImportedFence, SharedFence};
+use crate::handle::Handle;
+use crate::import::{ImportedBuffer, Importer};
+use crate::inner::{Answer, Inner};
+use crate::token::{Grant, Token, millis};
+
+/// How a fence is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FenceOptions {
+    /// How it reaches importers.
+    pub policy: Policy,
+    /// After how long it ends with ETIMEDOUT; the broker's default for `None`.
+    pub deadline: Option<Duration>,
+}
+
+/// A guard where the device can be pulled, and the broker's deadline.
+impl Default for FenceOptions {
+    fn default() -> Self {
+        Self { policy: Policy::Auto, deadline: None }
+    }
+}
+
+/// A connection to the broker. Clones are the same connection, for any thread; it is closed when
+/// they and all handles made from it are dropped.
+///
+/// Calls that ask the broker wait for its answer, for as long as [`Builder::patience`] says. Nothing
+/// runs in the background: events are read by [`Self::dispatch`], and by any call that waits.
+#[derive(Clone)]
+pub struct Connection(pub(crate) Arc<Inner>);
+
+impl Connection {
+    /// Connects to the socket that `DMASHARE_SOCKET` names, else to `/run/dmashare/broker.sock`.
+    ///
+    /// # Errors
+    /// Nobody listens there; the broker speaks no version in common.
+    pub fn connect() -> Result<Self, Error> {
+        Builder::new().connect()
+    }
+
+    /// Connects to a socket.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_to(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Builder::new().connect_to(path)
+    }
+
+    /// Takes over a connected socket, as D-Bus `Connect()` gives one.
+    ///
+    /// # Errors
+    /// It is no SOCK_SEQPACKET socket; the broker speaks no version in common.
+    pub fn from_fd(socket: OwnedFd) -> Result<Self, Error> {
+        Builder::new().from_fd(socket)
+    }
+
+    /// To connect with a name, or another patience.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Random for each life of the broker's state: ids mean something only beside it.
+    #[must_use]
+    pub fn instance(&self) -> [u8; 16] {
+        self.0.welcome.instance
+    }
+
+    /// Which guards the broker makes.
+    #[must_use]
+    pub fn guard_backend(&self) -> GuardKind {
+        self.0.welcome.backend
+    }
+
+    /// Reads what is there, and gives the events; waits for one until the time is up (for ever for
+    /// `None`, not at all for zero). No event in time is an empty list.
+    ///
+    /// To be called when the connection's fd ([`AsFd`]) is readable. What it does for a lost device
+    /// is done when it returns: see [`crate::Lost`].
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`], or [`Error::Protocol`], after the last event.
+    pub fn dispatch(&self, timeout: Option<Duration>) -> Result<Vec<Event>, Error> {
+        let notices = self.0.channel.dispatch(&self.0, Deadline::after(timeout))?;
+        Ok(notices.into_iter().map(|notice| notice.into_event(&self.0)).collect())
+    }
+
+    /// Whether it is of no more use.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.channel.is_broken()
+    }
+
+    /// The GPUs that are there.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
+        match self.0.call(&Request::ListDevices(()), &[])? {
+            Answer::Plain(Reply::Devices(list)) => {
+                list.into_iter().map(|info| DeviceInfo::new(&self.0.page, info)).collect()
+            }
+            other => Err(self.0.nonsense(&Request::ListDevices(()), other)),
+        }
+    }
+
+    /// Makes a buffer known to the broker: `node` is an open DRM node of the device that made it,
+    /// `planes` a dma-buf for each plane of `layout`. All fds stay the caller's.
+    ///
+    /// # Errors
+    /// The broker refused: the device is lost, the layout impossible, a quota used up.
+    pub fn export(
+        &self,
+        node: BorrowedFd<'_>,
+        layout: &Layout,
+        planes: &[BorrowedFd<'_>],
+    ) -> Result<ExportedBuffer, Error> {
+        let request = Request::Export(Export { layout: layout.clone() });
+        let fds: Vec<_> = std::iter::once(node).chain(planes.iter().copied()).collect();
+        match self.0.call(&request, &fds)? {
+            Answer::Plain(Reply::Exported(exported)) => {
+                let device = Device::new(&self.0.page, exported.at)?;
+                Ok(ExportedBuffer(Handle::new(&self.0, exported.buffer, device)))
+            }
+            other => Err(self.0.nonsense(&request, other)),
+        }
+    }
+
+    /// Makes a token for a buffer or fence of this process's.
+    ///
+    /// # Errors
+    /// The broker refused: the device is lost, a value out of range, a quota used up.
+    pub fn grant(&self, object: &impl Shared, grant: Grant) -> Result<Token, Error> {
+        let request = Request::Grant(message::Grant {
+            object: object.object(),
+            to: grant.to,
+            uses: grant.uses,
+            ttl_ms: millis(grant.ttl),
+        });
+        match self.0.call(&request, &[])? {
+            Answer::Plain(Reply::Granted(token)) => Ok(Token(token)),
+            other => Err(self.0.nonsense(&request, other)),
+        }
+    }
+
+    /// Uses a token for a buffer.
+    ///
+    /// # Errors
+    /// The broker refused (the token is no good, the device is lost), or the device was lost
+    /// meanwhile.
+    pub fn import(&self, token: Token, by: Importer<'_>) -> Result<ImportedBuffer, Error> {
+        let (by, node) = match by {
+            Importer::Cpu => (message::Importer::Cpu, None),
+            Importer::Device(node) => (message::Importer::Device, Some(node)),
+        };
+        let request = Request::Import(message::Import { token: token.0, by });
+        match self.0.call(&request, node.as_slice())? {
+            Answer::Import(import) => {
+                import.device.check().map_err(|lost| import.lost(lost))?;
+                Ok(ImportedBuffer(import))
+            }
+            other => Err(self.0.nonsense(&request, other)),
+        }
+    }
+
+    /// Makes a fence known to the broker: `node` is an open DRM node of the device that signals it.
+    /// Both fds stay the caller's.
+    ///
+    /// # Errors
+    /// The broker refused: the device is lost, the fd is no sync_file, no guards can be made.
+    pub fn share_fence(
+        &self,
+        node: BorrowedFd<'_>,
+        sync_file: BorrowedFd<'_>,
+        options: FenceOptions,
+    ) -> Result<SharedFence, Error> {
+        let request = Request::ShareFence(ShareFence {
+            policy: options.policy,
+            // 0 would be the default.
+            deadline_ms: options.deadline.map_or(0, |deadline| millis(deadline).max(1)),
+        });
+        match self.0.call(&request, &[node, sync_file])? {
+            Answer::Plain(Reply::FenceShared(shared)) => {
+                let device = Device::new(&self.0.page, shared.at)?;
+                let handle = Handle::new(&self.0, shared.fence, device);
+                Ok(SharedFence { handle, guard: shared.guard })
+            }
+            other => Err(self.0.nonsense(&request, other)),
+        }
+    }
+
+    /// Uses a token for a fence.
+    ///
+    /// # Errors
+    /// The broker refused: the token is no good.
+    pub fn import_fence(&self, token: Token) -> Result<ImportedFence, Error> {
+        let request = Request::ImportFence(token.0);
+        match self.0.call(&request, &[])? {
+            Answer::Fence(fence, fd) => {
+                let device = Device::new(&self.0.page, fence.at)?;
+                let handle = Handle::new(&self.0, fence.fence, device);
+                Ok(ImportedFence { handle, guard: fence.guard, state: fence.state, fd })
+            }
+            other => Err(self.0.nonsense(&request, other)),
+        }
+    }
+}
+
+/// One fd for any event loop: readable while there is something for [`Connection::dispatch`], and
+/// for good once the connection is closed. Only to be waited on.
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.channel.as_fd()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.is_closed() { "closed" } else { "open" };
+        write!(f, "Connection({state}, {} guards)", self.guard_backend().name())
+    }
+}

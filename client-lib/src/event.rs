@@ -1,0 +1,165 @@
+//! What happens without being asked for.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dmashare_proto::message::Cause;
+use dmashare_proto::{DeviceId, ObjectId, Request};
+
+use crate::device::DeviceInfo;
+use crate::error::Error;
+use crate::inner::Inner;
+use crate::registry::Swept;
+
+/// Something that the broker told.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event {
+    /// A device is there.
+    DeviceAdded(DeviceInfo),
+    /// A device is lost, and what this process had of it was taken back.
+    DeviceLost(Lost),
+    /// Nothing of a lost device is left anywhere.
+    DeviceGone(DeviceId),
+}
+
+/// An event in the queue. It holds no handle of the connection, which holds the queue.
+pub(crate) enum Notice {
+    Added(DeviceInfo),
+    Lost(Swept),
+    Gone(DeviceId),
+}
+
+impl Notice {
+    pub(crate) fn into_event(self, inner: &Arc<Inner>) -> Event {
+        match self {
+            Self::Added(info) => Event::DeviceAdded(info),
+            Self::Gone(device) => Event::DeviceGone(device),
+            Self::Lost(swept) => Event::DeviceLost(Lost {
+                unacknowledged: swept.lost.imports > 0,
+                inner: Arc::clone(inner),
+                swept,
+            }),
+        }
+    }
+}
+
+/// A lost device. By the time that this is seen, every mapping of its buffers reads as zeros and
+/// the library has closed their fds.
+///
+/// What is left is for the owner: the GEM handles, textures and duplicated fds that were made of
+/// them. Drop those, then this: that tells the broker that nothing is held any more
+/// ([`Lost::acknowledge`] says how that went). The broker waits for it, for a while, and then names
+/// this process as one that holds on to a dead device, and may disconnect it.
+#[must_use = "dropping it tells the broker that everything of the device was let go of"]
+pub struct Lost {
+    inner: Arc<Inner>,
+    swept: Swept,
+    unacknowledged: bool,
+}
+
+impl Lost {
+    /// Which device.
+    #[must_use]
+    pub fn device(&self) -> DeviceId {
+        self.swept.lost.device
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.swept.lost.cause
+    }
+
+    /// When, on CLOCK_MONOTONIC.
+    #[must_use]
+    pub fn at(&self) -> Duration {
+        Duration::from_nanos(self.swept.lost.at_ns)
+    }
+
+    /// The imports that were taken back.
+    pub fn imports(&self) -> impl ExactSizeIterator<Item = ObjectId> + '_ {
+        self.swept.imports.iter().map(|(id, _)| *id)
+    }
+
+    /// How many buffers of it this process had exported.
+    #[must_use]
+    pub fn buffers(&self) -> u32 {
+        self.swept.lost.buffers
+    }
+
+    /// How many fences of it, shared or imported by this process, ended with the cause.
+    #[must_use]
+    pub fn fences(&self) -> u32 {
+        self.swept.lost.fences
+    }
+
+    /// Imports whose mappings could not be replaced, with the error of the last one: they still
+    /// show the device's memory. It is tried again by [`Lost::acknowledge`] and on drop.
+    #[must_use]
+    pub fn failed(&self) -> &[(ObjectId, io::Error)] {
+        &self.swept.failed
+    }
+
+    /// Whether the broker waits for an acknowledgement: it counted imports.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.unacknowledged
+    }
+
+    /// Tells the broker that nothing of the device is held any more, and waits for its answer.
+    /// Without effect where it awaits none.
+    ///
+    /// # Errors
+    /// A mapping still cannot be replaced (ENOMEM: the process has too many mappings): the broker is
+    /// not told what is not true. Drop the mapping. Or the request failed.
+    pub fn acknowledge(mut self) -> Result<(), Error> {
+        if !self.unacknowledged {
+            return Ok(());
+        }
+        let failed = self.retry();
+        self.unacknowledged = false;
+        match failed {
+            Some(source) => Err(Error::Io { what: "cannot take a mapping back", source }),
+            None => self.inner.tell(&Request::Acknowledge(self.device())),
+        }
+    }
+
+    /// Tries again what failed. One that was dropped since is no failure any more.
+    fn retry(&mut self) -> Option<io::Error> {
+        let mut last = None;
+        self.swept.failed.retain_mut(|(id, _)| {
+            let of = |(other, _): &&(ObjectId, _)| other == id;
+            let import = self.swept.imports.iter().find(of);
+            match import.and_then(|(_, import)| import.upgrade()).map(|import| import.revoke()) {
+                Some(Err(error)) => {
+                    last = Some(error);
+                    true
+                }
+                _ => false,
+            }
+        });
+        last
+    }
+}
+
+/// Acknowledges, unless a mapping still cannot be replaced.
+impl Drop for Lost {
+    fn drop(&mut self) {
+        if self.unacknowledged && self.retry().is_none() {
+            self.inner.channel.post(&Request::Acknowledge(self.device()));
+        }
+    }
+}
+
+impl std::fmt::Debug for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lost")
+            .field("device", &self.device())
+            .field("cause", &self.cause())
+            .field("imports", &self.imports().collect::<Vec<_>>())
+            .field("failed", &self.failed())
+            .finish_non_exhaustive()
+    }
+}

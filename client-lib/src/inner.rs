@@ -1,0 +1,150 @@
+//! What the handles of one connection share, and what happens to a message as it is read.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dmashare_proto::message::{FenceImported, FenceState, Imported, Welcome};
+use dmashare_proto::{Event, ObjectId, Reply, Request, message};
+use dmashare_uapi::memfd::ReadOnlyPage;
+
+use crate::channel::{Channel, Handler};
+use crate::deadline::Deadline;
+use crate::device::Device;
+use crate::error::{DeviceLost, Error};
+use crate::event::Notice;
+use crate::import_core::ImportCore;
+use crate::registry::Registry;
+
+/// An answer, after what the stream's order demands was done with it.
+pub(crate) enum Answer {
+    Plain(Reply),
+    /// In the registry already, so that a loss that follows in the stream finds it.
+    Import(Arc<ImportCore>),
+    Fence(FenceImported, Option<OwnedFd>),
+}
+
+/// Every handle keeps the connection open.
+pub(crate) struct Inner {
+    pub(crate) channel: Channel<Answer, Notice>,
+    pub(crate) page: Arc<ReadOnlyPage>,
+    pub(crate) imports: Registry,
+    pub(crate) welcome: Welcome,
+    /// How long a request waits for its answer.
+    pub(crate) patience: Option<Duration>,
+}
+
+impl Inner {
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Answer, Error> {
+        match self.channel.call(self, request, fds, Deadline::after(self.patience))? {
+            Answer::Plain(Reply::Error(error)) => Err(Error::Broker(error)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// A request that is answered by `Done`.
+    pub(crate) fn tell(self: &Arc<Self>, request: &Request) -> Result<(), Error> {
+        match self.call(request, &[])? {
+            Answer::Plain(Reply::Done(())) => Ok(()),
+            other => Err(self.nonsense(request, other)),
+        }
+    }
+
+    /// Ends the connection over an answer that fits no such request.
+    pub(crate) fn nonsense(self: &Arc<Self>, request: &Request, answer: Answer) -> Error {
+        let name = match &answer {
+            Answer::Plain(reply) => reply.name(),
+            Answer::Import(_) => "Imported",
+            Answer::Fence(..) => "FenceImported",
+        };
+        let error = Error::Protocol(format!("{name} in answer to {}", request.name()));
+        self.channel.break_off(self, &error);
+        error
+    }
+
+    /// The loss of a device, with its cause where that is known.
+    pub(crate) fn lost(&self, lost: DeviceLost) -> DeviceLost {
+        DeviceLost { cause: lost.cause.or_else(|| self.imports.cause(lost.device)), ..lost }
+    }
+
+    fn imported(self: &Arc<Self>, imported: Imported, fds: Vec<OwnedFd>) -> Result<Answer, Error> {
+        let planes = imported.layout.planes.len();
+        if fds.len() != planes || imported.sizes.len() != planes || planes == 0 {
+            return Err(Error::Protocol(format!(
+                "Imported with {planes} planes, {} sizes and {} file descriptors",
+                imported.sizes.len(),
+                fds.len()
+            )));
+        }
+        let device = Device::new(&self.page, imported.at)?;
+        let import = Arc::new(ImportCore::new(self, device, imported, fds));
+        if self.imports.add(&import) {
+            // The broker sends none after the loss; if it did, nothing of it would stay.
+            drop(import.revoke());
+        }
+        Ok(Answer::Import(import))
+    }
+}
+
+impl Handler for Arc<Inner> {
+    type Answer = Answer;
+    type Notice = Notice;
+
+    fn reply(&self, reply: Reply, mut fds: Vec<OwnedFd>) -> Result<Answer, Error> {
+        match reply {
+            Reply::Imported(imported) => self.imported(imported, fds),
+            Reply::FenceImported(fence) => {
+                let wanted = usize::from(fence.state == FenceState::Pending);
+                if fds.len() != wanted {
+                    return Err(Error::Protocol(format!(
+                        "FenceImported in the state {:?} with {} file descriptors",
+                        fence.state,
+                        fds.len()
+                    )));
+                }
+                Ok(Answer::Fence(fence, fds.pop()))
+            }
+            other if !fds.is_empty() => Err(Error::Protocol(format!(
+                "{} with {} file descriptors",
+                other.name(),
+                fds.len()
+            ))),
+            other => Ok(Answer::Plain(other)),
+        }
+    }
+
+    fn event(&self, event: Event) -> Result<Option<Notice>, Error> {
+        Ok(match event {
+            Event::DeviceAdded(info) => {
+                Some(Notice::Added(crate::DeviceInfo::new(&self.page, info)?))
+            }
+            Event::DeviceLost(lost) => Some(Notice::Lost(self.imports.sweep(lost))),
+            Event::DeviceGone(device) => {
+                self.imports.forget(device);
+                Some(Notice::Gone(device))
+            }
+            _ => None,
+        })
+    }
+
+    /// Gives back what nobody took.
+    fn unwanted(&self, answer: Answer) {
+        let id: ObjectId = match answer {
+            // Its drop gives it back.
+            Answer::Import(_) => return,
+            Answer::Fence(message::FenceImported { fence, .. }, _) => fence,
+            Answer::Plain(Reply::Exported(exported)) => exported.buffer,
+            Answer::Plain(Reply::FenceShared(shared)) => shared.fence,
+            Answer::Plain(_) => return,
+        };
+        self.channel.post(&Request::Release(id));
+    }
+
+    fn closed(&self) {
+        self.imports.sweep_known();
+    }
+}

@@ -1,0 +1,169 @@
+//! Memory of an imported buffer, and the brackets around its use.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use dmashare_uapi::dma_buf::{Access, sync_end, sync_start};
+use dmashare_uapi::drm_node;
+use dmashare_uapi::mapping::{CopyError, Mapping, Prot};
+
+use crate::device::Device;
+use crate::error::{DeviceLost, Error};
+use crate::import_core::ImportCore;
+
+/// A mapping of one plane. Its address stays valid until it is dropped, lost device or not: after
+/// the loss it shows zeros.
+///
+/// There are no slices: other processes and devices write here at any time.
+pub struct MappedBuffer {
+    // Dropped before the import: first the memory is unmapped, then the broker is told.
+    mapping: Arc<Mapping>,
+    plane: usize,
+    import: Arc<ImportCore>,
+}
+
+impl MappedBuffer {
+    pub(crate) fn new(mapping: Arc<Mapping>, plane: usize, import: Arc<ImportCore>) -> Self {
+        Self { mapping, plane, import }
+    }
+
+    /// Begins an access. What was read is good once [`Bracket::end`] says so.
+    ///
+    /// One load where the exporter's memory is coherent; else DMA_BUF_IOCTL_SYNC too, which waits for
+    /// the buffer's implicit fences.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or the kernel's for the ioctl.
+    pub fn begin(&self, access: Access) -> Result<Bracket<'_>, Error> {
+        self.device().check().map_err(|lost| self.import.lost(lost))?;
+        let mut bracket = Bracket { mapped: self, synced: None };
+        if self.import.cpu_sync {
+            let fds = self.import.fds()?;
+            sync_start(fds[self.plane].as_fd(), access)
+                .map_err(|error| self.import.failed("cannot begin the CPU access", error))?;
+            bracket.synced = Some(access);
+        }
+        Ok(bracket)
+    }
+
+    /// The device that the buffer was made by.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.import.device
+    }
+
+    /// Whether it shows zeros for good.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        self.mapping.is_revoked()
+    }
+
+    /// The first byte, for raw access; valid until this is dropped.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.mapping.ptr()
+    }
+
+    /// Bytes mapped.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// What it allows.
+    #[must_use]
+    pub fn protection(&self) -> Prot {
+        self.mapping.prot()
+    }
+
+    /// Copies from `offset` on. What others write meanwhile may be torn.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what lies not inside the mapping.
+    pub fn copy_to_slice(&self, offset: usize, to: &mut [u8]) -> Result<(), Error> {
+        self.mapping.copy_to(offset, to).map_err(invalid)
+    }
+
+    /// Copies to `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for what lies not inside the mapping, or is for reading only.
+    pub fn copy_from_slice(&self, offset: usize, from: &[u8]) -> Result<(), Error> {
+        self.mapping.copy_from(offset, from).map_err(invalid)
+    }
+}
+
+fn invalid(error: CopyError) -> Error {
+    Error::InvalidArgument(error.to_string())
+}
+
+impl fmt::Debug for MappedBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.is_revoked() { "revoked" } else { "mapped" };
+        write!(f, "MappedBuffer({} bytes of {}, {what})", self.len(), self.import.id)
+    }
+}
+
+/// An access by CPU, as begin_cpu_access and end_cpu_access. Dropped, it ends without a word on
+/// whether what was read is good.
+#[must_use = "only `end` tells whether the device was lost meanwhile"]
+pub struct Bracket<'a> {
+    mapped: &'a MappedBuffer,
+    /// The access that DMA_BUF_IOCTL_SYNC is to be told the end of.
+    synced: Option<Access>,
+}
+
+impl Bracket<'_> {
+    /// The memory.
+    #[must_use]
+    pub fn memory(&self) -> &MappedBuffer {
+        self.mapped
+    }
+
+    /// Ends the access: an error says that the device was lost since, and what was read or written
+    /// is worth nothing.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], or the kernel's for the ioctl.
+    pub fn end(mut self) -> Result<(), Error> {
+        self.finish()
+    }
+
+    /// The same, and asks the kernel too, by an ioctl on `node`, an open DRM node of the *exporting*
+    /// device: that knows of a loss from the first instant, before any event.
+    ///
+    /// # Errors
+    /// As [`Self::end`].
+    pub fn end_checked(mut self, node: BorrowedFd<'_>) -> Result<(), Error> {
+        self.finish()?;
+        let unplugged = drm_node::is_unplugged(node)
+            .map_err(|source| Error::Io { what: "cannot ask the exporter's DRM node", source })?;
+        if unplugged {
+            // The broker has not said so yet; the mappings are its event's to replace.
+            let device = self.mapped.device().id();
+            return Err(Error::DeviceLost(DeviceLost { device, cause: None }));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        let import = &self.mapped.import;
+        let synced = self.synced.take().map_or(Ok(()), |access| {
+            // Revoked means lost, which is said below.
+            let Ok(fds) = import.fds() else { return Ok(()) };
+            sync_end(fds[self.mapped.plane].as_fd(), access)
+        });
+        import.device.check_after_reads().map_err(|lost| import.lost(lost))?;
+        synced.map_err(|source| Error::Io { what: "cannot end the CPU access", source })
+    }
+}
+
+impl Drop for Bracket<'_> {
+    fn drop(&mut self) {
+        if self.synced.is_some() {
+            drop(self.finish());
+        }
+    }
+}

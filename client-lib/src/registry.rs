@@ -1,0 +1,91 @@
+//! Which imports there are of which device, and which devices are known to be lost.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use dmashare_proto::message::{self, Cause};
+use dmashare_proto::{DeviceId, ObjectId};
+
+use crate::import_core::ImportCore;
+
+#[derive(Default)]
+struct Tables {
+    imports: HashMap<DeviceId, HashMap<ObjectId, Weak<ImportCore>>>,
+    /// Until the device is *Gone*.
+    lost: HashMap<DeviceId, Cause>,
+}
+
+/// The lock is never held while a mapping is replaced or an fd closed.
+#[derive(Default)]
+pub(crate) struct Registry(Mutex<Tables>);
+
+/// What a loss took from this connection.
+pub(crate) struct Swept {
+    pub(crate) lost: message::DeviceLost,
+    pub(crate) imports: Vec<(ObjectId, Weak<ImportCore>)>,
+    pub(crate) failed: Vec<(ObjectId, io::Error)>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters an import; says whether its device was lost before, so that no sweep will come.
+    pub(crate) fn add(&self, import: &Arc<ImportCore>) -> bool {
+        let mut tables = self.lock();
+        let device = import.device.id();
+        tables.imports.entry(device).or_default().insert(import.id, Arc::downgrade(import));
+        tables.lost.contains_key(&device)
+    }
+
+    /// Strikes out an import that is dropped.
+    pub(crate) fn remove(&self, device: DeviceId, import: ObjectId) {
+        let mut tables = self.lock();
+        if let Some(imports) = tables.imports.get_mut(&device) {
+            imports.remove(&import);
+            if imports.is_empty() {
+                tables.imports.remove(&device);
+            }
+        }
+    }
+
+    /// Why the device was lost, if the event was read and it is not *Gone*.
+    pub(crate) fn cause(&self, device: DeviceId) -> Option<Cause> {
+        self.lock().lost.get(&device).copied()
+    }
+
+    pub(crate) fn forget(&self, device: DeviceId) {
+        self.lock().lost.remove(&device);
+    }
+
+    /// Takes back every import of a device that was lost just now.
+    pub(crate) fn sweep(&self, lost: message::DeviceLost) -> Swept {
+        let imports: Vec<_> = {
+            let mut tables = self.lock();
+            tables.lost.insert(lost.device, lost.cause);
+            tables.imports.remove(&lost.device).unwrap_or_default().into_iter().collect()
+        };
+        let mut failed = Vec::new();
+        for (id, import) in &imports {
+            let Some(import) = import.upgrade() else { continue };
+            if let Err(error) = import.revoke() {
+                failed.push((*id, error));
+            }
+        }
+        Swept { lost, imports, failed }
+    }
+
+    /// The connection is closed and no event will come: takes back what the state page says is
+    /// lost. A mapping that cannot be replaced stays; `begin` fails on it all the same.
+    pub(crate) fn sweep_known(&self) {
+        let imports: Vec<_> =
+            self.lock().imports.values().flat_map(HashMap::values).cloned().collect();
+        for import in imports.iter().filter_map(Weak::upgrade) {
+            if import.device.is_lost() {
+                drop(import.revoke());
+            }
+        }
+    }
+}
