@@ -1,0 +1,59 @@
+#!/bin/sh
+# install.sh BINDIR [DESTDIR]: installs dmashared and dmasharectl from BINDIR, with units and policies.
+#
+# Without DESTDIR it installs into the running system, and starts the socket. With one it only copies
+# (a package, an image); then the system's own triggers do the rest.
+set -eu
+
+usage() {
+    echo "usage: $0 BINDIR [DESTDIR]" >&2
+    exit 2
+}
+
+[ $# -ge 1 ] && [ $# -le 2 ] || usage
+bin=$1
+dest=${2:-}
+here=$(cd "$(dirname "$0")" && pwd)
+
+for binary in dmashared dmasharectl; do
+    if [ ! -x "$bin/$binary" ]; then
+        echo "$0: there is no $binary in $bin; build it first: cargo build --release" >&2
+        exit 1
+    fi
+done
+if [ -z "$dest" ] && [ "$(id -u)" -ne 0 ]; then
+    echo "$0: installing into the running system needs root; or name a DESTDIR" >&2
+    exit 1
+fi
+
+put() { # MODE SOURCE TARGET
+    install -D -m "$1" "$2" "$dest$3"
+}
+
+for binary in dmashared dmasharectl; do
+    put 0755 "$bin/$binary" "/usr/bin/$binary"
+done
+put 0755 "$here/debugfs-access" /usr/libexec/dmashare/debugfs-access
+put 0644 "$here/dmashared.service" /usr/lib/systemd/system/dmashared.service
+put 0644 "$here/dmashared.socket" /usr/lib/systemd/system/dmashared.socket
+put 0644 "$here/dmashare.sysusers" /usr/lib/sysusers.d/dmashare.conf
+put 0644 "$here/dmashare.tmpfiles" /usr/lib/tmpfiles.d/dmashare.conf
+put 0644 "$here/70-dmashare.rules" /usr/lib/udev/rules.d/70-dmashare.rules
+put 0644 "$here/org.dmashare.Broker1.conf" /usr/share/dbus-1/system.d/org.dmashare.Broker1.conf
+put 0644 "$here/org.dmashare.Broker1.service" \
+    /usr/share/dbus-1/system-services/org.dmashare.Broker1.service
+put 0644 "$here/../daemon/dbus/org.dmashare.Broker1.xml" \
+    /usr/share/dbus-1/interfaces/org.dmashare.Broker1.xml
+
+[ -z "$dest" ] || exit 0
+
+# The user comes first: the bus ignores a policy for one that it does not know.
+systemd-sysusers dmashare.conf
+systemd-tmpfiles --create dmashare.conf
+udevadm control --reload
+systemctl daemon-reload
+busctl call --quiet org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
+# A daemon of an earlier version runs until now.
+systemctl try-restart dmashared.service
+systemctl enable dmashared.socket
+systemctl start dmashared.socket
