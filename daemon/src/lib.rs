@@ -1,1 +1,15 @@
-//! Placeholder.
+//! `dmashared`: brokers dma-bufs and fences between processes on different GPUs, so that pulling an
+//! external GPU is an event and not a crash. ARCHITECTURE.md has the map.
+
+pub mod bus;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod devices;
+pub mod gate;
+pub mod guard;
+pub mod kernel;
+pub mod reactor;
+pub mod shell;
+pub mod state_page;
+pub mod view;

@@ -56,7 +56,7 @@ impl Buffer {
     /// Receives one datagram without blocking if the socket is non-blocking.
     ///
     /// # Errors
-    /// The kernel's, `WouldBlock` among them. A reset by the peer is [`Received::Closed`].
+    /// The kernel's, `WouldBlock` among them.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<Received> {
         // Not nix's recvmsg: on MSG_CTRUNC it gives an error in place of the descriptors that did
         // arrive, and they would stay open for ever.
@@ -75,8 +75,9 @@ impl Buffer {
                 libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
             };
             match Errno::result(result) {
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECONNRESET) => return Ok(Received::Closed),
+                // The kernel tells once that the peer closed without reading all (ECONNRESET), before
+                // what it had sent: that is still there, then comes the end.
+                Err(Errno::EINTR | Errno::ECONNRESET) => {}
                 other => break other?,
             }
         };

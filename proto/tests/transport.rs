@@ -217,7 +217,6 @@ fn a_closed_peer_is_closed_and_cannot_be_sent_to() {
 /// The broker answers a client's mistake and hangs up with further requests unread: the kernel then
 /// reports ECONNRESET before the answer that waits in the client's queue.
 #[test]
-#[ignore = "transport.rs takes ECONNRESET for the end; it has to receive once more"]
 fn the_last_words_of_a_peer_that_left_requests_unread_arrive() {
     let _alone = alone();
     let (broker, client) = pair();

@@ -1,0 +1,132 @@
+//! `org.dmashare.Broker1`: the broker itself.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use tokio::sync::mpsc;
+use zbus::fdo::ConnectionCredentials;
+use zbus::message::Header;
+use zbus::zvariant::{self, OwnedObjectPath};
+use zbus::{Connection, DBusError, interface};
+
+use super::changes::{Changes, changes};
+use super::served::ask_bus;
+use super::{BusFacts, ConnectRequest};
+
+/// The broker on the bus.
+#[derive(Clone)]
+pub(super) struct Broker {
+    pub(super) facts: Arc<BusFacts>,
+    pub(super) connects: mpsc::UnboundedSender<ConnectRequest>,
+    pub(super) clients: u32,
+    pub(super) devices: Vec<OwnedObjectPath>,
+    pub(super) reports: String,
+}
+
+/// What a call can fail with.
+#[derive(Debug, DBusError)]
+#[zbus(prefix = "org.dmashare.Error")]
+pub(super) enum BusError {
+    /// The bus itself.
+    #[zbus(error)]
+    ZBus(zbus::Error),
+    /// The bus does not say who calls.
+    CallerUnknown(String),
+    /// The kernel refused.
+    Failed(String),
+    /// The broker takes no more clients because it stops.
+    Stopping(String),
+}
+
+/// What changed from one state to the next.
+pub(super) fn changed(old: &Broker, new: &Broker) -> Changes {
+    changes!(old, new, {
+        "Clients": clients,
+        "Devices": devices,
+    })
+}
+
+#[interface(name = "org.dmashare.Broker1", introspection_docs = false)]
+impl Broker {
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> String {
+        self.facts.version.clone()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn backend(&self) -> String {
+        self.facts.backend.clone()
+    }
+
+    #[zbus(property)]
+    fn clients(&self) -> u32 {
+        self.clients
+    }
+
+    #[zbus(property)]
+    fn devices(&self) -> Vec<OwnedObjectPath> {
+        self.devices.clone()
+    }
+
+    /// A connected data-plane socket for the caller.
+    #[zbus(out_args("socket"))]
+    async fn connect(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<zvariant::OwnedFd, BusError> {
+        let caller = credentials(bus, &header).await?;
+        let unknown = |what| BusError::CallerUnknown(format!("the bus does not tell your {what}"));
+        let uid = caller.unix_user_id().ok_or_else(|| unknown("user"))?;
+        let pid = caller
+            .process_id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .ok_or_else(|| unknown("process"))?;
+        // The bus lists the groups in numerical order: which one is the first is only known of one.
+        let gid = match caller.unix_group_ids().map(Vec::as_slice) {
+            Some(&[gid]) => Some(gid),
+            _ => None,
+        };
+        let failed = |error: std::io::Error| BusError::Failed(format!("no socket: {error}"));
+        let pidfd: Option<OwnedFd> = caller
+            .process_fd()
+            .map(|fd| fd.as_fd().try_clone_to_owned())
+            .transpose()
+            .map_err(failed)?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(|errno| failed(errno.into()))?;
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
+        let request = ConnectRequest { socket: ours, pid, uid, gid, pidfd };
+        self.connects
+            .send(request)
+            .map_err(|_| BusError::Stopping("the broker is stopping".to_owned()))?;
+        Ok(theirs.into())
+    }
+
+    /// All kept unplug reports as a JSON array, newest last.
+    #[zbus(out_args("reports"))]
+    fn get_reports(&self) -> String {
+        self.reports.clone()
+    }
+
+    /// What this kernel offers, as JSON.
+    #[zbus(out_args("result"))]
+    fn probe(&self) -> String {
+        self.facts.probe_json.clone()
+    }
+}
+
+/// Who sent a message, as the bus's daemon learnt from the kernel when they connected to it.
+async fn credentials(
+    bus: &Connection,
+    header: &Header<'_>,
+) -> Result<ConnectionCredentials, BusError> {
+    let sender = header
+        .sender()
+        .ok_or_else(|| BusError::CallerUnknown("the call has no sender".to_owned()))?;
+    let reply = ask_bus(bus, "GetConnectionCredentials", &(sender,)).await?;
+    Ok(reply.body().deserialize()?)
+}

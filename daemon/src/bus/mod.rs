@@ -1,0 +1,111 @@
+//! The D-Bus face, `org.dmashare.Broker1`. `dbus/org.dmashare.Broker1.xml` is what it offers.
+//!
+//! A task on the main thread's runtime. It is given snapshots and keeps the latest of each, so that
+//! everything is published anew whenever the bus comes back; it never reaches into the core. While
+//! connected it sleeps until there is an update or a call. Without a bus it waits for the bus's
+//! socket to appear, and only where that cannot be watched does it try again at growing intervals.
+
+use std::os::fd::OwnedFd;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::view::BusUpdate;
+
+mod address;
+mod appearance;
+mod broker;
+mod changes;
+mod client;
+mod device;
+mod served;
+mod state;
+mod stream;
+mod task;
+
+pub use address::BusAddress;
+
+/// The name on the bus.
+pub const NAME: &str = "org.dmashare.Broker1";
+/// The broker's object; devices and clients are below it.
+pub const ROOT: &str = "/org/dmashare/Broker1";
+
+/// What does not change while the service runs.
+#[derive(Clone, Debug)]
+pub struct BusFacts {
+    /// The service's version.
+    pub version: String,
+    /// The backend that guards are made by.
+    pub backend: String,
+    /// What probing the kernel found, as JSON.
+    pub probe_json: String,
+}
+
+/// Somebody asked over the bus to be connected to the data plane. The socket's own credentials
+/// (SO_PEERCRED) would be the broker's, so the caller's come beside it, as the bus knows them.
+#[derive(Debug)]
+pub struct ConnectRequest {
+    /// The broker's end of a SOCK_SEQPACKET pair, close-on-exec and non-blocking.
+    pub socket: OwnedFd,
+    /// The caller's process when it connected to the bus.
+    pub pid: i32,
+    /// The caller's user.
+    pub uid: u32,
+    /// The caller's group, where the bus knows only one.
+    pub gid: Option<u32>,
+    /// The caller's process, where the bus pins it. Close-on-exec.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// The running face.
+#[derive(Debug)]
+pub struct Bus {
+    task: JoinHandle<()>,
+    status: watch::Receiver<Status>,
+}
+
+/// How it stands with the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// The first attempt is under way.
+    Trying,
+    /// Everything is on the bus.
+    Published,
+    /// There is no bus.
+    Missing,
+}
+
+/// Starts the face as a task of the current tokio runtime. It ends when the sender of `updates` is
+/// dropped.
+#[must_use]
+pub fn start(
+    address: BusAddress,
+    updates: mpsc::UnboundedReceiver<BusUpdate>,
+    connects: mpsc::UnboundedSender<ConnectRequest>,
+    facts: BusFacts,
+) -> Bus {
+    let (tell, status) = watch::channel(Status::Trying);
+    let task = tokio::spawn(task::Task::new(address, updates, connects, facts, tell).run());
+    Bus { task, status }
+}
+
+impl Bus {
+    /// Waits until the first attempt to get onto the bus is over; tells whether the name is ours
+    /// and everything is published.
+    pub async fn first_attempt(&mut self) -> bool {
+        match self.status.wait_for(|status| *status != Status::Trying).await {
+            Ok(status) => *status == Status::Published,
+            Err(_) => false,
+        }
+    }
+
+    /// Waits for the task to end, once the sender of the updates is dropped.
+    pub async fn finished(self) {
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the bus task failed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

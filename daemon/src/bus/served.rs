@@ -1,0 +1,185 @@
+//! Everything as it is on one connection to the bus.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dmashare_proto::{ClientId, DeviceId};
+use tokio::sync::mpsc;
+use zbus::Connection;
+use zbus::fdo::{ObjectManager, RequestNameReply};
+use zbus::object_server::{Interface, InterfaceRef};
+use zbus::zvariant::{ObjectPath, OwnedObjectPath};
+
+use super::broker::{self, Broker};
+use super::changes::replace;
+use super::client::{self, Client};
+use super::device::{self, Device};
+use super::state::State;
+use super::{BusFacts, ConnectRequest, NAME, ROOT};
+use crate::view::BusUpdate;
+
+/// The objects on a connection.
+pub(super) struct Served {
+    connection: Connection,
+    broker: InterfaceRef<Broker>,
+    devices: BTreeMap<DeviceId, InterfaceRef<Device>>,
+    clients: BTreeMap<ClientId, InterfaceRef<Client>>,
+}
+
+impl Served {
+    /// Publishes everything, and only then asks for the name: who sees the name sees it all.
+    pub(super) async fn publish(
+        connection: Connection,
+        state: &State,
+        facts: Arc<BusFacts>,
+        connects: mpsc::UnboundedSender<ConnectRequest>,
+    ) -> zbus::Result<Self> {
+        let broker = Broker {
+            facts,
+            connects,
+            clients: 0,
+            devices: Vec::new(),
+            reports: state.reports.clone(),
+        };
+        let root = ObjectPath::try_from(ROOT)?;
+        let broker = serve(&connection, root.clone(), broker).await?;
+        let mut served =
+            Self { connection, broker, devices: BTreeMap::new(), clients: BTreeMap::new() };
+        for view in state.devices.values() {
+            served.add_device(view.id, Device(view.clone())).await?;
+        }
+        for view in state.clients.values() {
+            served.add_client(view.id, Client(view.clone())).await?;
+        }
+        served.tell_lists().await?;
+        served.connection.object_server().at(root, ObjectManager).await?;
+        // No flags: zbus's default lets anyone who may own the name take it over.
+        let reply = ask_bus(&served.connection, "RequestName", &(NAME, 0_u32)).await?;
+        if reply.body().deserialize::<RequestNameReply>()? == RequestNameReply::InQueue {
+            tracing::warn!(name = NAME, "another process has the name; waiting for it to leave");
+        }
+        Ok(served)
+    }
+
+    /// Returns when the bus has closed the connection.
+    pub(super) async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
+    /// Shows an update.
+    pub(super) async fn update(&mut self, update: BusUpdate) -> zbus::Result<()> {
+        match update {
+            BusUpdate::Device(view) => match self.devices.get(&view.id) {
+                Some(object) => replace(object, Device(view), device::changed).await,
+                None => {
+                    self.add_device(view.id, Device(view)).await?;
+                    self.tell_lists().await
+                }
+            },
+            BusUpdate::DeviceGone(id) => {
+                if self.devices.remove(&id).is_some() {
+                    self.remove::<Device>(device_path(id)).await?;
+                }
+                self.tell_lists().await
+            }
+            BusUpdate::Lost { device, cause, at_ns, had } => {
+                let Some(emitter) = self.emitter(device) else {
+                    return Ok(());
+                };
+                let counts = (had.buffers, had.imports, had.fences);
+                Device::lost(emitter, cause.name(), at_ns, counts.0, counts.1, counts.2).await
+            }
+            BusUpdate::RemovalRequested { device, why } => match self.emitter(device) {
+                Some(emitter) => Device::removal_requested(emitter, &why).await,
+                None => Ok(()),
+            },
+            BusUpdate::Client(view) => match self.clients.get(&view.id) {
+                Some(object) => replace(object, Client(view), client::changed).await,
+                None => {
+                    self.add_client(view.id, Client(view)).await?;
+                    self.tell_lists().await
+                }
+            },
+            BusUpdate::ClientGone(id) => {
+                if self.clients.remove(&id).is_some() {
+                    self.remove::<Client>(client_path(id)).await?;
+                }
+                self.tell_lists().await
+            }
+            BusUpdate::Reports(reports) => {
+                self.broker.get_mut().await.reports = reports;
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the name back and closes the connection.
+    pub(super) async fn withdraw(self) -> zbus::Result<()> {
+        ask_bus(&self.connection, "ReleaseName", &NAME).await?;
+        self.connection.close().await
+    }
+
+    async fn add_device(&mut self, id: DeviceId, device: Device) -> zbus::Result<()> {
+        let object = serve(&self.connection, device_path(id), device).await?;
+        self.devices.insert(id, object);
+        Ok(())
+    }
+
+    async fn add_client(&mut self, id: ClientId, client: Client) -> zbus::Result<()> {
+        let object = serve(&self.connection, client_path(id), client).await?;
+        self.clients.insert(id, object);
+        Ok(())
+    }
+
+    async fn remove<I: Interface>(&self, path: ObjectPath<'static>) -> zbus::Result<()> {
+        self.connection.object_server().remove::<I, _>(path).await.map(drop)
+    }
+
+    fn emitter(&self, device: DeviceId) -> Option<&zbus::object_server::SignalEmitter<'static>> {
+        let object = self.devices.get(&device);
+        if object.is_none() {
+            tracing::debug!(%device, "a signal for a device that is not on the bus");
+        }
+        object.map(InterfaceRef::signal_emitter)
+    }
+
+    /// Brings the broker's own properties up to the objects that there are.
+    async fn tell_lists(&self) -> zbus::Result<()> {
+        let mut broker = self.broker.get().await.clone();
+        broker.clients = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
+        broker.devices =
+            self.devices.keys().map(|&id| OwnedObjectPath::from(device_path(id))).collect();
+        replace(&self.broker, broker, broker::changed).await
+    }
+}
+
+/// Calls the bus itself.
+pub(super) async fn ask_bus<B>(
+    connection: &Connection,
+    method: &str,
+    body: &B,
+) -> zbus::Result<zbus::Message>
+where
+    B: serde::Serialize + zbus::zvariant::DynamicType,
+{
+    let bus = "org.freedesktop.DBus";
+    connection.call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), method, body).await
+}
+
+/// Puts an object onto the bus.
+async fn serve<I: Interface>(
+    connection: &Connection,
+    path: ObjectPath<'static>,
+    object: I,
+) -> zbus::Result<InterfaceRef<I>> {
+    connection.object_server().at(path.clone(), object).await?;
+    connection.object_server().interface(path).await
+}
+
+fn device_path(id: DeviceId) -> ObjectPath<'static> {
+    ObjectPath::from_string_unchecked(format!("{ROOT}/device/d{id}"))
+}
+
+fn client_path(id: ClientId) -> ObjectPath<'static> {
+    ObjectPath::from_string_unchecked(format!("{ROOT}/client/c{id}"))
+}

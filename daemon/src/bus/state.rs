@@ -1,0 +1,42 @@
+//! The latest of everything, kept so that a bus that comes back gets all of it.
+
+use std::collections::BTreeMap;
+
+use dmashare_proto::{ClientId, DeviceId};
+
+use crate::view::{BusUpdate, ClientView, DeviceView};
+
+/// What is to be seen on the bus.
+pub(super) struct State {
+    pub(super) devices: BTreeMap<DeviceId, DeviceView>,
+    pub(super) clients: BTreeMap<ClientId, ClientView>,
+    pub(super) reports: String,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { devices: BTreeMap::new(), clients: BTreeMap::new(), reports: "[]".to_owned() }
+    }
+}
+
+impl State {
+    /// Takes an update in. Signals leave nothing behind.
+    pub(super) fn apply(&mut self, update: &BusUpdate) {
+        match update {
+            BusUpdate::Device(view) => {
+                self.devices.insert(view.id, view.clone());
+            }
+            BusUpdate::DeviceGone(id) => {
+                self.devices.remove(id);
+            }
+            BusUpdate::Client(view) => {
+                self.clients.insert(view.id, view.clone());
+            }
+            BusUpdate::ClientGone(id) => {
+                self.clients.remove(id);
+            }
+            BusUpdate::Reports(reports) => self.reports.clone_from(reports),
+            BusUpdate::Lost { .. } | BusUpdate::RemovalRequested { .. } => {}
+        }
+    }
+}

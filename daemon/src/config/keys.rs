@@ -1,0 +1,243 @@
+//! Every key there is: how it is read and where it goes.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use tracing_subscriber::EnvFilter;
+
+use super::value::{self, Wrong};
+use super::{Backend, Config, ConfigError, DeviceMatch, DeviceOverride, Overdue};
+
+type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>;
+
+/// The most of anything that is counted: beyond it a limit would be none.
+const MANY: u32 = 1 << 20;
+/// A day: beyond it a deadline would be none.
+const LONG_MS: u32 = 24 * 60 * 60 * 1000;
+
+const SECTIONS: &[(&str, &[(&str, Set)])] = &[
+    (
+        "broker",
+        &[
+            ("socket", |to, v| value::path(v).map(|path| to.broker.socket = path)),
+            ("state_dir", |to, v| value::path(v).map(|path| to.broker.state_dir = path)),
+            ("ack_timeout_ms", |to, v| {
+                value::millis(v, 10, 60_000).map(|time| to.broker.ack_timeout = time)
+            }),
+            ("overdue", |to, v| {
+                let set = [Overdue::Report, Overdue::Disconnect, Overdue::Kill];
+                value::word(v, &set, Overdue::name).map(|word| to.broker.overdue = word)
+            }),
+        ],
+    ),
+    (
+        "fence",
+        &[
+            ("backend", |to, v| {
+                let set = [Backend::Auto, Backend::SwSync, Backend::Vgem, Backend::None];
+                value::word(v, &set, Backend::name).map(|word| to.fence.backend = word)
+            }),
+            ("sw_sync_path", |to, v| value::path(v).map(|path| to.fence.sw_sync_path = path)),
+            ("deadline_ms", |to, v| {
+                value::millis(v, 1, LONG_MS).map(|time| to.fence.deadline = time)
+            }),
+            ("max_deadline_ms", |to, v| {
+                value::millis(v, 1, LONG_MS).map(|time| to.fence.max_deadline = time)
+            }),
+        ],
+    ),
+    (
+        "limits",
+        &[
+            ("clients", |to, v| value::number(v, 1, MANY).map(|n| to.limits.clients = n)),
+            ("clients_per_uid", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.clients_per_uid = n)
+            }),
+            ("objects_per_client", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.objects_per_client = n)
+            }),
+            ("tokens_per_client", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.tokens_per_client = n)
+            }),
+            ("queue_messages", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.queue_messages = n)
+            }),
+            ("ended_fences_per_uid", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.ended_fences_per_uid = n)
+            }),
+        ],
+    ),
+    ("log", &[("level", |to, v| log_level(v).map(|level| to.log.level = level))]),
+];
+
+fn log_level(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let level = value::text(value)?;
+    EnvFilter::try_new(&level).map_err(|error| format!("{level:?}: {error}"))?;
+    Ok(level)
+}
+
+/// Where something is in the files.
+#[derive(Clone, Debug)]
+struct Place {
+    file: PathBuf,
+    line: usize,
+}
+
+impl Place {
+    fn wrong(self, key: impl Into<String>, what: impl Into<String>) -> ConfigError {
+        ConfigError::Wrong { file: self.file, line: self.line, key: key.into(), what: what.into() }
+    }
+}
+
+/// One file's text.
+struct Source<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn place(&self, span: Range<usize>) -> Place {
+        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
+        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        Place { file: self.file.to_owned(), line }
+    }
+}
+
+/// Takes the files one after another; a later one wins, key by key.
+#[derive(Default)]
+pub(super) struct Reader {
+    config: Config,
+    places: HashMap<String, Place>,
+}
+
+impl Reader {
+    pub(super) fn read(&mut self, file: &Path, text: &str) -> Result<(), ConfigError> {
+        let source = Source { file, text };
+        let root = DeTable::parse(text).map_err(|error| {
+            source.place(error.span().unwrap_or(0..0)).wrong("", error.message())
+        })?;
+        for (name, value) in in_order(root.get_ref()) {
+            let here = || source.place(name.span());
+            let name = name.get_ref().as_ref();
+            if name == "device" {
+                self.devices(&source, value)?;
+                continue;
+            }
+            let Some((_, keys)) = SECTIONS.iter().find(|(section, _)| *section == name) else {
+                let mut known: Vec<_> = SECTIONS.iter().map(|(section, _)| *section).collect();
+                known.push("device");
+                return Err(here().wrong(name, unknown("section", &known)));
+            };
+            let Some(table) = value.get_ref().as_table() else {
+                return Err(here().wrong(name, format!("is to be a section, [{name}]")));
+            };
+            self.section(&source, name, keys, table)?;
+        }
+        Ok(())
+    }
+
+    fn section(
+        &mut self,
+        source: &Source<'_>,
+        section: &str,
+        keys: &[(&str, Set)],
+        table: &DeTable<'_>,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in in_order(table) {
+            let place = source.place(name.span());
+            let key = format!("{section}.{}", name.get_ref());
+            let Some((_, set)) = keys.iter().find(|(known, _)| *known == name.get_ref()) else {
+                let known: Vec<_> = keys.iter().map(|(known, _)| *known).collect();
+                return Err(place.wrong(key, unknown("key", &known)));
+            };
+            if let Err(what) = set(&mut self.config, value.get_ref()) {
+                return Err(source.place(value.span()).wrong(key, what));
+            }
+            self.places.insert(key, place);
+        }
+        Ok(())
+    }
+
+    fn devices(
+        &mut self,
+        source: &Source<'_>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<(), ConfigError> {
+        let wrong = |span, what: &str| Err(source.place(span).wrong("device", what));
+        let Some(list) = value.get_ref().as_array() else {
+            return wrong(value.span(), "is to be a list of sections, [[device]]");
+        };
+        for entry in list.iter() {
+            let Some(table) = entry.get_ref().as_table() else {
+                return wrong(entry.span(), "is to be a section, [[device]]");
+            };
+            let said = device(source, table, entry.span())?;
+            // The later one wins, and takes the later place.
+            self.config.devices.retain(|earlier| earlier.device != said.device);
+            self.config.devices.push(said);
+        }
+        Ok(())
+    }
+
+    /// What holds between keys.
+    pub(super) fn finish(self) -> Result<Config, ConfigError> {
+        let fence = &self.config.fence;
+        if fence.deadline > fence.max_deadline {
+            let what = format!(
+                "the default deadline of {} ms is beyond max_deadline_ms, {}",
+                fence.deadline.as_millis(),
+                fence.max_deadline.as_millis()
+            );
+            // One of the two was read from a file: the defaults go together.
+            for key in ["fence.deadline_ms", "fence.max_deadline_ms"] {
+                if let Some(place) = self.places.get(key) {
+                    return Err(place.clone().wrong(key, what));
+                }
+            }
+        }
+        Ok(self.config)
+    }
+}
+
+fn device(
+    source: &Source<'_>,
+    table: &DeTable<'_>,
+    span: Range<usize>,
+) -> Result<DeviceOverride, ConfigError> {
+    let (mut device, mut removable) = (None, None);
+    for (name, value) in in_order(table) {
+        let key = format!("device.{}", name.get_ref());
+        let read = match name.get_ref().as_ref() {
+            "match" => value::text(value.get_ref())
+                .and_then(|text| text.parse::<DeviceMatch>().map_err(str::to_owned))
+                .map(|read| device = Some(read)),
+            "removable" => value::flag(value.get_ref()).map(|read| removable = Some(read)),
+            _ => {
+                let what = unknown("key", &["match", "removable"]);
+                return Err(source.place(name.span()).wrong(key, what));
+            }
+        };
+        read.map_err(|what| source.place(value.span()).wrong(key, what))?;
+    }
+    let missing = |key| source.place(span.clone()).wrong(key, "is missing");
+    Ok(DeviceOverride {
+        device: device.ok_or_else(|| missing("device.match"))?,
+        removable: removable.ok_or_else(|| missing("device.removable"))?,
+    })
+}
+
+/// The entries of a table as they stand in the file, so that the first mistake is the one told.
+fn in_order<'a, 'i>(
+    table: &'a DeTable<'i>,
+) -> Vec<(&'a Spanned<toml::de::DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
+}
+
+fn unknown(what: &str, known: &[&str]) -> String {
+    format!("no such {what}; there is {}", known.join(", "))
+}

@@ -1,0 +1,191 @@
+//! The configuration: `/etc/dmashare/dmashared.toml` and drop-ins beside it, fully resolved into one
+//! plain struct before the service starts. Nothing is guessed: an unknown key, a wrong type or a
+//! value out of range is an error with file, line and key.
+//!
+//! `example.toml` documents every key, with its default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod device_match;
+mod error;
+mod files;
+mod keys;
+mod value;
+
+pub use device_match::{DeviceMatch, DeviceOverride};
+pub use error::ConfigError;
+pub use files::Paths;
+
+/// What the service runs with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `[broker]`
+    pub broker: Broker,
+    /// `[fence]`
+    pub fence: Fence,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[log]`
+    pub log: Log,
+    /// `[[device]]`, in the order in which they were read: the last one that matches wins.
+    pub devices: Vec<DeviceOverride>,
+}
+
+/// Where clients find the broker, and how long they may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// The clients' socket, where systemd passes none.
+    pub socket: PathBuf,
+    /// Where what must outlive a restart is kept.
+    pub state_dir: PathBuf,
+    /// How long after a loss a client may hold its imports.
+    pub ack_timeout: Duration,
+    /// What is done with a client that holds them longer.
+    pub overdue: Overdue,
+}
+
+/// What is done with a client that did not acknowledge a loss in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// It is named.
+    Report,
+    /// It is named and disconnected.
+    Disconnect,
+    /// It is named and killed.
+    Kill,
+}
+
+/// How guards are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// What makes them.
+    pub backend: Backend,
+    /// The sw_sync file in debugfs.
+    pub sw_sync_path: PathBuf,
+    /// When a fence times out whose owner asks for no deadline.
+    pub deadline: Duration,
+    /// The longest deadline that a client may ask for.
+    pub max_deadline: Duration,
+}
+
+/// What makes guard fences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The best that this kernel offers.
+    Auto,
+    /// `sw_sync`
+    SwSync,
+    /// `vgem`
+    Vgem,
+    /// No guards: fences that need one are refused.
+    None,
+}
+
+/// What clients may cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Clients at one time.
+    pub clients: u32,
+    /// Clients of one user at one time.
+    pub clients_per_uid: u32,
+    /// Buffers, imports and fences of one client.
+    pub objects_per_client: u32,
+    /// Unused tokens of one client.
+    pub tokens_per_client: u32,
+    /// Messages that wait for a client to read them, before it is disconnected.
+    pub queue_messages: u32,
+    /// Ended fences of one user whose outcome is still kept.
+    pub ended_fences_per_uid: u32,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level or directives as `tracing_subscriber::EnvFilter` reads them; valid.
+    pub level: String,
+}
+
+impl Overdue {
+    /// The word in the file, and in an unplug report.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Disconnect => "disconnect",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+impl Backend {
+    /// The word in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::SwSync => "sw_sync",
+            Self::Vgem => "vgem",
+            Self::None => "none",
+        }
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self {
+            socket: "/run/dmashare/broker.sock".into(),
+            state_dir: "/run/dmashare".into(),
+            ack_timeout: Duration::from_secs(2),
+            overdue: Overdue::Disconnect,
+        }
+    }
+}
+
+impl Default for Fence {
+    fn default() -> Self {
+        Self {
+            backend: Backend::Auto,
+            sw_sync_path: "/sys/kernel/debug/sync/sw_sync".into(),
+            deadline: Duration::from_secs(10),
+            max_deadline: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients: 1024,
+            clients_per_uid: 256,
+            objects_per_client: 16384,
+            tokens_per_client: 16384,
+            queue_messages: 256,
+            ended_fences_per_uid: 4096,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned() }
+    }
+}
+
+impl Config {
+    /// Reads the files. Those that are missing say nothing, unless [`Paths::must_exist`].
+    ///
+    /// # Errors
+    /// The first thing that is wrong: a file that cannot be read, that is no TOML, or that has an
+    /// unknown key, a wrong type or a value out of range.
+    pub fn load(paths: &Paths) -> Result<Self, ConfigError> {
+        let mut reader = keys::Reader::default();
+        for (path, text) in paths.read()? {
+            reader.read(&path, &text)?;
+        }
+        reader.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A folder with a main file and drop-ins.
+struct Etc(TempDir);
+
+impl Etc {
+    fn new(main: &str) -> Self {
+        let etc = Self(TempDir::new().unwrap());
+        fs::write(etc.main(), main).unwrap();
+        etc
+    }
+
+    fn main(&self) -> PathBuf {
+        self.0.path().join("dmashared.toml")
+    }
+
+    fn dropin(self, name: &str, text: &str) -> Self {
+        let folder = self.0.path().join("dmashared.conf.d");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), text).unwrap();
+        self
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(&Paths::file(self.main()))
+    }
+
+    /// The error's text without the folder.
+    fn error(&self) -> String {
+        let text = self.load().unwrap_err().to_string();
+        text.strip_prefix(&format!("{}/", self.0.path().display())).unwrap().to_owned()
+    }
+}
+
+#[test]
+fn the_example_is_the_defaults() {
+    assert_eq!(Etc::new(include_str!("example.toml")).load().unwrap(), Config::default());
+}
+
+#[test]
+fn the_example_has_every_key_with_its_default() {
+    // With each value taken away in turn, something must still be the default: so it is enough that
+    // every key is there and that the whole is the default, as the test above shows.
+    let example = include_str!("example.toml");
+    for key in [
+        "socket",
+        "state_dir",
+        "ack_timeout_ms",
+        "overdue",
+        "backend",
+        "sw_sync_path",
+        "deadline_ms",
+        "max_deadline_ms",
+        "clients",
+        "clients_per_uid",
+        "objects_per_client",
+        "tokens_per_client",
+        "queue_messages",
+        "ended_fences_per_uid",
+        "level",
+        "# match",
+        "# removable",
+    ] {
+        let start = format!("{key} = ");
+        assert!(example.lines().any(|line| line.starts_with(&start)), "{key}");
+    }
+}
+
+#[test]
+fn the_examples_device_is_valid_when_uncommented() {
+    let text = include_str!("example.toml");
+    let device = text.split("# [[device]]").nth(1).unwrap().replace("\n# ", "\n");
+    let config = Etc::new(&format!("[[device]]{device}")).load().unwrap();
+    assert_eq!(
+        config.devices,
+        [DeviceOverride { device: DeviceMatch::Pci("0000:01:00.0".to_owned()), removable: true }]
+    );
+}
+
+#[test]
+fn no_files_are_the_defaults() {
+    let nowhere = Paths { must_exist: false, ..Paths::file("/nonexistent/dmashared.toml") };
+    assert_eq!(Config::load(&nowhere).unwrap(), Config::default());
+}
+
+#[test]
+fn a_file_that_somebody_named_is_to_be_there() {
+    let error = Config::load(&Paths::file("/nonexistent/x.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("/nonexistent/x.toml: "), "{error}");
+}
+
+#[test]
+fn dropins_win_key_by_key_in_the_order_of_their_names() {
+    let etc = Etc::new("[broker]\nack_timeout_ms = 100\noverdue = \"kill\"\n")
+        .dropin("20-b.toml", "[broker]\nack_timeout_ms = 300\n[log]\nlevel = \"debug\"\n")
+        .dropin("10-a.toml", "[broker]\nack_timeout_ms = 200\n[fence]\nbackend = \"vgem\"\n")
+        .dropin("30-c.toml.bak", "not = [ toml");
+    let config = etc.load().unwrap();
+    assert_eq!(config.broker.ack_timeout, Duration::from_millis(300));
+    assert_eq!(config.broker.overdue, Overdue::Kill);
+    assert_eq!(config.fence.backend, Backend::Vgem);
+    assert_eq!(config.log.level, "debug");
+}
+
+#[test]
+fn a_dropin_hides_the_vendors_of_the_same_name() {
+    let vendor = Etc::new("[limits]\nclients = 7\n").dropin("10.toml", "[limits]\nclients = 8\n");
+    let admin = Etc::new("").dropin("10.toml", "");
+    let paths = Paths {
+        main: vec![vendor.main(), admin.main()],
+        dropins: [&vendor, &admin].map(|etc| etc.0.path().join("dmashared.conf.d")).into(),
+        must_exist: true,
+    };
+    assert_eq!(Config::load(&paths).unwrap().limits.clients, 7);
+}
+
+#[test]
+fn of_two_sections_for_a_device_the_later_wins() {
+    let etc = Etc::new("[[device]]\nmatch = \"vkms\"\nremovable = true\n")
+        .dropin("1.toml", "[[device]]\nmatch = \"driver:i915\"\nremovable = false\n")
+        .dropin("2.toml", "[[device]]\nmatch = \"vkms\"\nremovable = false\n");
+    let devices = etc.load().unwrap().devices;
+    assert_eq!(devices.len(), 2);
+    assert_eq!(devices[1].device, DeviceMatch::Name("vkms".to_owned()));
+    assert!(!devices[1].removable);
+}
+
+#[test]
+fn mistakes_are_told_with_file_line_and_key() {
+    for (text, error) in [
+        (
+            "[broker]\nsokcet = \"/x\"\n",
+            "2: broker.sokcet: no such key; there is socket, state_dir",
+        ),
+        ("[brokr]\n", "1: brokr: no such section; there is broker, fence, limits, log, device"),
+        ("\nbroker = 3\n", "2: broker: is to be a section, [broker]"),
+        ("[broker]\nsocket = 3\n", "2: broker.socket: is to be a string, not an integer"),
+        ("[broker]\nsocket = \"run/x\"\n", "2: broker.socket: is to be an absolute path"),
+        (
+            "[broker]\n\nack_timeout_ms = 9\n",
+            "3: broker.ack_timeout_ms: is to be 10 to 60000, not 9",
+        ),
+        ("[broker]\nack_timeout_ms = 60001\n", "2: broker.ack_timeout_ms: is to be 10 to 60000"),
+        (
+            "[broker]\nack_timeout_ms = \"2s\"\n",
+            "2: broker.ack_timeout_ms: is to be a whole number, not a string",
+        ),
+        (
+            "[broker]\nack_timeout_ms = 2.5\n",
+            "2: broker.ack_timeout_ms: is to be a whole number, not a float",
+        ),
+        (
+            "[broker]\noverdue = \"ignore\"\n",
+            "2: broker.overdue: is to be one of \"report\", \"disconnect\", \"kill\", not \"ignore\"",
+        ),
+        ("[fence]\nbackend = true\n", "2: fence.backend: is to be a string, not a boolean"),
+        ("[limits]\nclients = 0\n", "2: limits.clients: is to be 1 to 1048576, not 0"),
+        ("[limits]\nclients = -1\n", "2: limits.clients: is to be 1 to 1048576, not -1"),
+        (
+            "[limits]\nclients = 99999999999999999999\n",
+            "2: limits.clients: is to be 1 to 1048576, not 99999999999999999999",
+        ),
+        ("[log]\nlevel = \"a=b=c\"\n", "2: log.level: \"a=b=c\": "),
+        ("[device]\nmatch = \"vkms\"\n", "1: device: is to be a list of sections, [[device]]"),
+        ("\n[[device]]\nmatch = \"vkms\"\n", "2: device.removable: is missing"),
+        (
+            "[[device]]\nmatch = \"a b\"\nremovable = true\n",
+            "2: device.match: is to be a PCI address as 0000:01:00.0, a name in sysfs",
+        ),
+        (
+            "[[device]]\nmatch = \"vkms\"\nremovable = 1\n",
+            "3: device.removable: is to be true or false, not an integer",
+        ),
+        (
+            "[[device]]\nmatch = \"vkms\"\nremoveable = true\n",
+            "3: device.removeable: no such key; there is match, removable",
+        ),
+        (
+            "[fence]\nmax_deadline_ms = 5000\n",
+            "2: fence.max_deadline_ms: the default deadline of 10000 ms is beyond max_deadline_ms",
+        ),
+    ] {
+        let told = Etc::new(text).error();
+        let error = format!("dmashared.toml:{error}");
+        assert!(told.starts_with(&error), "{text:?}\n told: {told}\nmeant: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_is_told_with_its_line() {
+    for (text, line) in
+        [("[broker\n", 1), ("[log]\nlevel = \n", 2), ("[log]\nlevel = \"a\"\nlevel = \"b\"\n", 3)]
+    {
+        let told = Etc::new(text).error();
+        assert!(told.starts_with(&format!("dmashared.toml:{line}: ")), "{told}");
+    }
+    let etc = Etc::new("");
+    fs::write(etc.main(), b"[log]\nlevel = \"\xff\"\n").unwrap();
+    assert_eq!(etc.error(), "dmashared.toml:2: the file is not UTF-8");
+}
+
+#[test]
+fn a_mistake_in_a_dropin_names_the_dropin() {
+    let etc = Etc::new("").dropin("9.toml", "[log]\n\nlevel = 1\n");
+    assert_eq!(
+        etc.error(),
+        "dmashared.conf.d/9.toml:3: log.level: is to be a string, not an integer"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told() {
+    let etc = Etc::new("");
+    fs::remove_file(etc.main()).unwrap();
+    fs::create_dir(etc.main()).unwrap();
+    assert!(etc.error().starts_with("dmashared.toml: "), "{}", etc.error());
+}
+
+#[test]
+fn the_systems_files_are_the_vendors_then_the_administrators() {
+    let paths = Paths::system();
+    assert_eq!(paths.main[1], Path::new("/etc/dmashare/dmashared.toml"));
+    assert_eq!(paths.dropins[0], Path::new("/usr/lib/dmashare/dmashared.conf.d"));
+}

@@ -1,0 +1,206 @@
+//! Buffers and their imports.
+
+use std::collections::HashSet;
+
+use dmashare_proto::message::{GuardKind, Imported, Layout, Reply};
+use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
+
+use super::{Broker, CheckedPlane, Effect, Effects, Handles, Outgoing, Owned, layout, lost_error};
+use crate::devices::NodeId;
+use crate::gate::{DeviceRef, Kind};
+
+/// An exported buffer. It lives while its exporter or an import holds it.
+#[derive(Debug)]
+pub(super) struct Buffer<F> {
+    pub device: DeviceId,
+    pub exporter: Option<ClientId>,
+    pub layout: Layout,
+    pub planes: Vec<CheckedPlane<F>>,
+    pub imports: HashSet<ObjectId>,
+    pub _reference: DeviceRef,
+}
+
+/// One client's use of a buffer. After a loss it stands for what the client still has to let go of.
+#[derive(Debug)]
+pub(super) struct Import {
+    pub device: DeviceId,
+    pub buffer: ObjectId,
+    pub client: ClientId,
+    pub inodes: Vec<u64>,
+    pub _reference: DeviceRef,
+}
+
+impl<H: Handles> Broker<H> {
+    pub(super) fn export(
+        &mut self,
+        client: ClientId,
+        node: NodeId,
+        layout: Layout,
+        planes: Vec<CheckedPlane<H::Fd>>,
+    ) -> Result<Reply, WireError> {
+        let device = self.device_of(node)?;
+        self.may_have_one_more(client)?;
+        let at = self.at(device)?;
+        layout::check(&layout, &planes.iter().map(|plane| plane.size).collect::<Vec<_>>())?;
+        let known = &self.devices[&device];
+        for (i, plane) in planes.iter().enumerate() {
+            device_made(&known.desc.driver, &plane.exporter).map_err(|why| {
+                WireError::new(
+                    ErrorCode::WRONG_DEVICE,
+                    format!("plane {i} was not made by {}: {why}", known.desc.name),
+                )
+                .about(device.0)
+            })?;
+        }
+        let reference = known.gate.acquire(Kind::Buffer).map_err(|_| lost_error(device))?;
+        let id = self.ids.object();
+        self.buffers.insert(
+            id,
+            Buffer {
+                device,
+                exporter: Some(client),
+                layout,
+                planes,
+                imports: HashSet::new(),
+                _reference: reference,
+            },
+        );
+        self.note(client, id, Owned::Buffer);
+        self.touch(device, |device| device.buffers.insert(id));
+        Ok(Reply::Exported(dmashare_proto::message::Exported { buffer: id, at }))
+    }
+
+    pub(super) fn import(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        id: u64,
+        token: Token,
+        by: Option<NodeId>,
+        out: &mut Effects<H>,
+    ) {
+        match self.make_import(now_ns, client, token, by) {
+            Ok((imported, fds)) => out.push(Effect::Send {
+                client,
+                message: Outgoing::Reply(id, Reply::Imported(imported)),
+                fds,
+            }),
+            Err(error) => out.push(Effect::error(client, id, error)),
+        }
+        self.after(out);
+    }
+
+    fn make_import(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        token: Token,
+        by: Option<NodeId>,
+    ) -> Result<(Imported, Vec<H::Fd>), WireError> {
+        let object = self.look_at_token(now_ns, client, &token)?;
+        if let Some(node) = by {
+            self.device_of(node)?;
+        }
+        self.may_have_one_more(client)?;
+        let Some(buffer) = self.buffers.get(&object) else {
+            return Err(WireError::new(
+                ErrorCode::WRONG_OBJECT,
+                "the token is for a fence; use ImportFence",
+            )
+            .about(object.0));
+        };
+        let device = buffer.device;
+        let at = self.at(device)?;
+        let reference =
+            self.devices[&device].gate.acquire(Kind::Import).map_err(|_| lost_error(device))?;
+        let import = self.ids.object();
+        let inodes = buffer.planes.iter().map(|plane| plane.inode).collect();
+        let imported = Imported {
+            import,
+            buffer: object,
+            at,
+            layout: buffer.layout.clone(),
+            sizes: buffer.planes.iter().map(|plane| plane.size).collect(),
+            // Only simulated buffers are plain memory.
+            cpu_sync: self.backend != GuardKind::Simulated,
+        };
+        let fds = buffer.planes.iter().map(|plane| plane.fd.clone()).collect();
+        self.imports.insert(
+            import,
+            Import { device, buffer: object, client, inodes, _reference: reference },
+        );
+        if let Some(buffer) = self.buffers.get_mut(&object) {
+            buffer.imports.insert(import);
+        }
+        self.use_token(&token);
+        self.note(client, import, Owned::Import);
+        self.touch(device, |device| device.imports.insert(import));
+        Ok((imported, fds))
+    }
+
+    /// The exporter released its buffer, or is gone.
+    pub(super) fn exporter_lets_go(&mut self, id: ObjectId) {
+        let Some(buffer) = self.buffers.get_mut(&id) else { return };
+        buffer.exporter = None;
+        self.drop_unused_buffer(id);
+    }
+
+    pub(super) fn drop_import(&mut self, id: ObjectId) {
+        let Some(import) = self.imports.remove(&id) else { return };
+        self.touch(import.device, |device| device.imports.remove(&id));
+        if let Some(buffer) = self.buffers.get_mut(&import.buffer) {
+            buffer.imports.remove(&id);
+        }
+        self.drop_unused_buffer(import.buffer);
+    }
+
+    fn drop_unused_buffer(&mut self, id: ObjectId) {
+        let Some(buffer) = self.buffers.get(&id) else { return };
+        if buffer.exporter.is_none() && buffer.imports.is_empty() {
+            let device = buffer.device;
+            self.buffers.remove(&id);
+            let dropped = self.tokens.drop_for(id);
+            self.count_tokens(&dropped);
+            self.touch(device, |device| device.buffers.remove(&id));
+        }
+    }
+}
+
+/// Whether a buffer whose dma-buf says `exporter` can be of a device with this driver. The kernel
+/// names drivers and shared helpers, not devices (dma-buf's `exp_name`), so two cards of one driver
+/// cannot be told apart; what is certainly wrong is refused.
+fn device_made(driver: &str, exporter: &str) -> Result<(), String> {
+    /// Drivers that export through operations of their own, and so never through DRM's helper.
+    const OWN: [&str; 5] = ["virtio_gpu", "i915", "xe", "nvidia", "vmwgfx"];
+    match exporter {
+        "udmabuf" | "system" | "system_uncached" | "linux,cma" => {
+            Err(format!("it was made by `{exporter}` and belongs to no GPU"))
+        }
+        "drm" if OWN.contains(&driver) => {
+            Err(format!("its exporter is a driver that uses DRM's helper, not {driver}"))
+        }
+        "drm" => Ok(()),
+        _ if exporter.replace('-', "_") == driver.replace('-', "_") => Ok(()),
+        // A driver whose module exports under another name than the bus shows (amdgpu and the like
+        // use the helper): refuse only what is known to be a driver of its own.
+        _ if OWN.contains(&exporter) || exporter.starts_with("sim:") => {
+            Err(format!("its exporter is {exporter}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_of_another_driver_is_told_apart() {
+        assert!(device_made("amdgpu", "drm").is_ok());
+        assert!(device_made("virtio_gpu", "virtio_gpu").is_ok());
+        assert!(device_made("virtio_gpu", "drm").is_err());
+        assert!(device_made("vkms", "virtio_gpu").is_err());
+        assert!(device_made("vkms", "udmabuf").is_err());
+        assert!(device_made("sim:a", "sim:b").is_err());
+    }
+}

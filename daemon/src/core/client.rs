@@ -1,0 +1,148 @@
+//! Connections: who they are, what they have, and their end.
+
+use std::collections::HashMap;
+
+use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Reply, WireError};
+
+use super::{Broker, Effects, Handles};
+
+/// Who a client is, as the kernel (or the bus daemon, for `Connect()`) says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// Its systemd unit, or empty.
+    pub unit: String,
+}
+
+/// What a client's id stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owned {
+    Buffer,
+    Import,
+    /// A fence that it shared; also after the fence has ended.
+    Fence,
+    /// A handle on a fence that it imported.
+    FenceImport,
+    /// Something of a device that was lost: kept so that the client is told why it is gone.
+    Lost(DeviceId),
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    pub creds: Credentials,
+    pub name: String,
+    pub greeted: bool,
+    pub objects: HashMap<ObjectId, Owned>,
+    pub tokens: usize,
+}
+
+impl<H: Handles> Broker<H> {
+    /// A new connection.
+    ///
+    /// # Errors
+    /// `OVER_QUOTA`: to be sent to the peer before its connection is closed.
+    pub fn connect(
+        &mut self,
+        creds: Credentials,
+        out: &mut Effects<H>,
+    ) -> Result<ClientId, WireError> {
+        let over = |limit: &str, value: usize| {
+            WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!("{limit} = {value} connections are in use; close one, or raise the limit"),
+            )
+        };
+        if self.clients.len() >= self.limits.clients {
+            return Err(over("limits.clients", self.limits.clients));
+        }
+        let same = self.clients.values().filter(|client| client.creds.uid == creds.uid).count();
+        if same >= self.limits.clients_per_uid {
+            return Err(over("limits.clients_per_uid", self.limits.clients_per_uid));
+        }
+        let id = self.ids.client();
+        self.clients.insert(
+            id,
+            Client {
+                creds,
+                name: String::new(),
+                greeted: false,
+                objects: HashMap::new(),
+                tokens: 0,
+            },
+        );
+        self.dirty_clients.insert(id);
+        self.after(out);
+        Ok(id)
+    }
+
+    /// A connection is closed: what it imported is released; what it exported lives on in others'
+    /// imports; its pending fences run on, since a guard may already be on its way in a GPU.
+    pub fn disconnect(&mut self, client: ClientId, out: &mut Effects<H>) {
+        let Some(mut gone) = self.clients.remove(&client) else { return };
+        for (object, what) in gone.objects.drain() {
+            self.let_go(object, what);
+        }
+        self.tokens.drop_of(client);
+        self.dirty_clients.insert(client);
+        self.after(out);
+    }
+
+    /// Makes room for one more object, or says which limit is reached.
+    pub(super) fn may_have_one_more(&self, client: ClientId) -> Result<(), WireError> {
+        let Some(client) = self.clients.get(&client) else { return Ok(()) };
+        if client.objects.len() >= self.limits.objects_per_client {
+            return Err(WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!(
+                    "limits.objects_per_client = {} objects are in use; release some",
+                    self.limits.objects_per_client
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn note(&mut self, client: ClientId, object: ObjectId, what: Owned) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.objects.insert(object, what);
+        }
+        self.dirty_clients.insert(client);
+    }
+
+    /// Drops one handle of a client's from the tables (it is out of the client's own already).
+    pub(super) fn let_go(&mut self, object: ObjectId, what: Owned) {
+        match what {
+            Owned::Buffer => self.exporter_lets_go(object),
+            Owned::Import => self.drop_import(object),
+            Owned::Fence => self.drop_fence_handle(object),
+            Owned::FenceImport => {
+                if let Some(fence) = self.fence_imports.remove(&object) {
+                    self.drop_fence_handle(fence);
+                }
+            }
+            Owned::Lost(_) => {}
+        }
+    }
+
+    /// `Release`: also of what was lost, whose id is then forgotten.
+    pub(super) fn release(
+        &mut self,
+        client: ClientId,
+        object: ObjectId,
+    ) -> Result<Reply, WireError> {
+        let what = self.owned(client, object)?;
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.objects.remove(&object);
+        }
+        if matches!(what, Owned::Buffer | Owned::Fence) {
+            let dropped = self.tokens.drop_for(object);
+            self.count_tokens(&dropped);
+        }
+        self.let_go(object, what);
+        self.dirty_clients.insert(client);
+        Ok(Reply::Done(()))
+    }
+}

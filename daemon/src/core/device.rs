@@ -1,0 +1,204 @@
+//! Devices: their arrival, their slots on the state page, and their end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use dmashare_proto::message::{Cause, DeviceAt, DeviceInfo, Event};
+use dmashare_proto::report::Step;
+use dmashare_proto::state_page::{DeviceState, SLOTS, Word};
+use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};
+
+use super::{Broker, Effect, Effects, Handles, lost_error};
+use crate::devices::{DeviceDesc, NodeId};
+use crate::gate::Gate;
+
+/// A device in the tables, from its arrival until it is *Gone*.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub desc: DeviceDesc,
+    pub gate: Arc<Gate>,
+    pub slot: u32,
+    pub generation: u32,
+    /// Set when the loss was handled here; the gate is closed before.
+    pub lost: Option<Cause>,
+    pub buffers: HashSet<ObjectId>,
+    pub imports: HashSet<ObjectId>,
+    pub fences: HashSet<ObjectId>,
+    /// When the late ones are met by the policy, CLOCK_MONOTONIC in nanoseconds.
+    pub ack_deadline_ns: Option<u64>,
+    pub acknowledged: bool,
+}
+
+impl Device {
+    pub fn state(&self) -> DeviceState {
+        if self.gate.is_lost() { DeviceState::Lost } else { DeviceState::Present }
+    }
+
+    fn at(&self, id: DeviceId) -> DeviceAt {
+        // The word as it was when the device came: a holder compares the page with it, so one
+        // that is told of a device which was lost in this instant sees that at once.
+        let word = Word::new(self.generation, DeviceState::Present);
+        DeviceAt { device: id, slot: self.slot, word }
+    }
+
+    pub fn info(&self, id: DeviceId) -> DeviceInfo {
+        DeviceInfo {
+            at: self.at(id),
+            state: self.state(),
+            driver: self.desc.driver.clone(),
+            pci: self.desc.pci.clone(),
+            nodes: self.desc.nodes.iter().map(|node| node.devname.clone()).collect(),
+            removable: self.desc.removable,
+        }
+    }
+}
+
+/// Which slots of the state page are in use, and how often each was.
+#[derive(Debug)]
+pub(super) struct Slots {
+    generations: Vec<u32>,
+    free: Vec<u32>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self { generations: vec![0; SLOTS as usize], free: (0..SLOTS).rev().collect() }
+    }
+}
+
+impl Slots {
+    fn take(&mut self) -> Option<(u32, u32)> {
+        let slot = self.free.pop()?;
+        let generation = &mut self.generations[slot as usize];
+        *generation += 1;
+        Some((slot, *generation))
+    }
+
+    fn give_back(&mut self, slot: u32) {
+        // A slot whose generations are used up is retired: a kept word must never match again.
+        if self.generations[slot as usize] < Word::MAX_GENERATION {
+            self.free.push(slot);
+        }
+    }
+}
+
+impl<H: Handles> Broker<H> {
+    /// A device has come, or has got another node. `false` if the state page has no room for it.
+    pub fn device_added(&mut self, desc: DeviceDesc, out: &mut Effects<H>) -> bool {
+        let known = self.devices.iter().find_map(|(&id, device)| {
+            (device.desc.parent_devpath == desc.parent_devpath && !device.gate.is_lost())
+                .then_some(id)
+        });
+        let (id, is_new) = match known {
+            Some(id) => {
+                if self.devices[&id].desc == desc {
+                    return true;
+                }
+                (id, false)
+            }
+            None => {
+                let Some((slot, generation)) = self.slots.take() else { return false };
+                let id = self.ids.device();
+                let device = Device {
+                    desc: desc.clone(),
+                    gate: Arc::default(),
+                    slot,
+                    generation,
+                    lost: None,
+                    buffers: HashSet::new(),
+                    imports: HashSet::new(),
+                    fences: HashSet::new(),
+                    ack_deadline_ns: None,
+                    acknowledged: false,
+                };
+                let word = Word::new(generation, DeviceState::Present);
+                out.push(Effect::Publish { slot, device: id, word });
+                self.devices.insert(id, device);
+                (id, true)
+            }
+        };
+        for node in &desc.nodes {
+            self.by_node.insert(node.id, id);
+            self.lost_nodes.remove(&node.id);
+        }
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.desc = desc;
+            out.push(Effect::AddDevice {
+                device: id,
+                desc: device.desc.clone(),
+                gate: Arc::clone(&device.gate),
+                slot: device.slot,
+                word: Word::new(device.generation, DeviceState::Present),
+            });
+        }
+        self.dirty_devices.insert(id);
+        if is_new {
+            let info = self.devices[&id].info(id);
+            self.broadcast(&Event::DeviceAdded(info), out);
+        }
+        self.after(out);
+        true
+    }
+
+    /// Somebody wants a device that is still there to be let go of (a synthetic `remove`).
+    pub fn removal_requested(&mut self, device: DeviceId, why: String, out: &mut Effects<H>) {
+        if self.devices.contains_key(&device) {
+            out.push(Effect::TellRemovalRequested(device, why));
+        }
+    }
+
+    pub(super) fn list_devices(&self) -> Vec<DeviceInfo> {
+        self.devices.iter().map(|(&id, device)| device.info(id)).collect()
+    }
+
+    /// The present device that a DRM node is of.
+    pub(super) fn device_of(&self, node: NodeId) -> Result<DeviceId, WireError> {
+        if let Some(&device) = self.by_node.get(&node) {
+            return Ok(device);
+        }
+        if let Some(&device) = self.lost_nodes.get(&node) {
+            return Err(lost_error(device));
+        }
+        Err(WireError::new(
+            ErrorCode::UNKNOWN_DEVICE,
+            "the DRM node belongs to no device that the broker knows; if the card has just come, \
+             wait for DeviceAdded",
+        ))
+    }
+
+    /// Where a device is on the state page, if it is usable.
+    pub(super) fn at(&self, id: DeviceId) -> Result<DeviceAt, WireError> {
+        match self.devices.get(&id) {
+            Some(device) if !device.gate.is_lost() => Ok(device.at(id)),
+            _ => Err(lost_error(id)),
+        }
+    }
+
+    /// Changes a device's tables and notes that its counts have changed.
+    pub(super) fn touch<R>(&mut self, id: DeviceId, change: impl FnOnce(&mut Device) -> R) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            change(device);
+            self.dirty_devices.insert(id);
+        }
+    }
+
+    /// Lost devices whose last reference is dropped are gone.
+    pub(super) fn finish_devices(&mut self, out: &mut Effects<H>) {
+        // Rarely more than one device is lost, and none most of the time.
+        while let Some(id) = self.devices.iter().find_map(|(&id, device)| {
+            (device.lost.is_some() && device.gate.take_gone()).then_some(id)
+        }) {
+            let Some(device) = self.devices.remove(&id) else { return };
+            self.slots.give_back(device.slot);
+            out.push(Effect::Mark(id, Step::Gone));
+            out.push(Effect::Publish {
+                slot: device.slot,
+                device: id,
+                word: Word::new(device.generation, DeviceState::Gone),
+            });
+            out.push(Effect::ForgetDevice(id));
+            self.broadcast(&Event::DeviceGone(id), out);
+            self.dirty_devices.insert(id);
+        }
+    }
+}

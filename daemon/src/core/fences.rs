@@ -1,0 +1,263 @@
+//! Fences: shared by an exporter, guarded or passed, imported by token, ended once.
+
+use dmashare_proto::message::{
+    Cause, DeviceAt, FenceImported, FenceShared, FenceState, GuardKind, Policy, Reply, ShareFence,
+};
+use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
+
+use super::{
+    Broker, CheckedFence, Effect, Effects, FencePlan, Handles, Outgoing, Owned, lost_error,
+};
+use crate::devices::NodeId;
+use crate::gate::{DeviceRef, Kind};
+
+/// A fence. Pending, it is counted on its device and lives until it ends, whoever has handles: a
+/// guard may be in a GPU's queue. Ended, it is a small record for those who have handles.
+#[derive(Debug)]
+pub(super) struct Fence<F> {
+    pub at: DeviceAt,
+    pub guard: GuardKind,
+    /// The exporter's handle and the importers'.
+    pub handles: u32,
+    pub state: FenceState,
+    /// While it is pending.
+    pub pending: Option<Pending<F>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Pending<F> {
+    /// What importers get.
+    pub fd: F,
+    pub _reference: DeviceRef,
+}
+
+impl<H: Handles> Broker<H> {
+    /// Whether a fence that is about to be shared wants a guard: asked first, so that none is made
+    /// for a request that will be refused.
+    ///
+    /// # Errors
+    /// What the request would be answered.
+    pub fn plan_fence(
+        &self,
+        client: ClientId,
+        node: NodeId,
+        policy: Policy,
+    ) -> Result<FencePlan, WireError> {
+        let device = self.device_of(node)?;
+        self.at(device)?;
+        self.may_have_one_more(client)?;
+        let guard = match policy {
+            Policy::Pass => false,
+            Policy::Guard => true,
+            Policy::Auto => self.devices[&device].desc.removable,
+        };
+        if guard && self.backend == GuardKind::None {
+            return Err(WireError::new(
+                ErrorCode::UNSUPPORTED,
+                "this kernel offers nothing to make a guard fence of; `dmasharectl doctor` tells \
+                 what is missing. Policy `pass` hands the fence out unguarded",
+            ));
+        }
+        Ok(FencePlan { guard, policy })
+    }
+
+    pub(super) fn share_fence(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        node: NodeId,
+        options: ShareFence,
+        source: CheckedFence<H>,
+        out: &mut Effects<H>,
+    ) -> Result<Reply, WireError> {
+        let plan = self.plan_fence(client, node, options.policy)?;
+        let device = self.device_of(node)?;
+        let at = self.at(device)?;
+        let wanted = u64::from(options.deadline_ms) * 1_000_000;
+        if wanted > self.limits.max_deadline_ns {
+            return Err(WireError::new(
+                ErrorCode::BAD_VALUE,
+                format!(
+                    "a fence's deadline is at most {} ms (fence.max_deadline_ms)",
+                    self.limits.max_deadline_ns / 1_000_000
+                ),
+            ));
+        }
+        let deadline = if wanted == 0 { self.limits.deadline_ns } else { wanted };
+        let (fd, watched, ender, guard) = match source {
+            CheckedFence::Ended(result) => {
+                let state = ended(result, now_ns);
+                let fence = self.ids.object();
+                let guard = if plan.guard { self.backend } else { GuardKind::Source };
+                self.fences.insert(fence, Fence { at, guard, handles: 1, state, pending: None });
+                self.note(client, fence, Owned::Fence);
+                return Ok(Reply::FenceShared(FenceShared { fence, at, guard }));
+            }
+            CheckedFence::Passed(_) if plan.guard => {
+                // The plan was made in the same turn of the loop; that it changed means a bug.
+                return Err(WireError::new(ErrorCode::INTERNAL, "the fence has no guard"));
+            }
+            CheckedFence::Passed(source) => (source.clone(), source, None, GuardKind::Source),
+            CheckedFence::Guarded { source, guard, ender, kind } => {
+                (guard, source, Some(ender), kind)
+            }
+        };
+        let reference =
+            self.devices[&device].gate.acquire(Kind::Fence).map_err(|_| lost_error(device))?;
+        let fence = self.ids.object();
+        let pending = Some(Pending { fd, _reference: reference });
+        self.fences
+            .insert(fence, Fence { at, guard, handles: 1, state: FenceState::Pending, pending });
+        self.note(client, fence, Owned::Fence);
+        self.touch(device, |device| device.fences.insert(fence));
+        out.push(Effect::Watch {
+            fence,
+            device,
+            source: watched,
+            ender,
+            deadline_ns: now_ns + deadline,
+        });
+        Ok(Reply::FenceShared(FenceShared { fence, at, guard }))
+    }
+
+    pub(super) fn import_fence(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        id: u64,
+        token: Token,
+        out: &mut Effects<H>,
+    ) {
+        match self.make_fence_import(now_ns, client, token) {
+            Ok((imported, fds)) => out.push(Effect::Send {
+                client,
+                message: Outgoing::Reply(id, Reply::FenceImported(imported)),
+                fds,
+            }),
+            Err(error) => out.push(Effect::error(client, id, error)),
+        }
+        self.after(out);
+    }
+
+    fn make_fence_import(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        token: Token,
+    ) -> Result<(FenceImported, Vec<H::Fd>), WireError> {
+        let object = self.look_at_token(now_ns, client, &token)?;
+        self.may_have_one_more(client)?;
+        let Some(fence) = self.fences.get_mut(&object) else {
+            return Err(WireError::new(
+                ErrorCode::WRONG_OBJECT,
+                "the token is for a buffer; use Import",
+            )
+            .about(object.0));
+        };
+        let device = fence.at.device;
+        if fence.pending.is_some() && self.devices.get(&device).is_none_or(|it| it.gate.is_lost()) {
+            // The reactor has ended the guard, and its notice is on the way here.
+            return Err(lost_error(device));
+        }
+        fence.handles += 1;
+        let handle = self.ids.object();
+        let imported =
+            FenceImported { fence: handle, at: fence.at, guard: fence.guard, state: fence.state };
+        let fds = fence.pending.iter().map(|pending| pending.fd.clone()).collect();
+        self.fence_imports.insert(handle, object);
+        self.use_token(&token);
+        self.note(client, handle, Owned::FenceImport);
+        Ok((imported, fds))
+    }
+
+    pub(super) fn query_fence(
+        &mut self,
+        client: ClientId,
+        id: u64,
+        object: ObjectId,
+        out: &mut Effects<H>,
+    ) {
+        match self.fence_named(client, object) {
+            Err(error) => out.push(Effect::error(client, id, error)),
+            // The reactor may have ended it already; its notices come in order, so when it answers
+            // a probe, what it ended before is known here.
+            Ok((fence, FenceState::Pending)) => out.push(Effect::Probe { fence, client, id }),
+            Ok((_, state)) => out.push(Effect::reply(client, id, Reply::FenceState(state))),
+        }
+    }
+
+    /// The reactor answered a probe: everything that it had ended until then is known.
+    pub fn probed(&mut self, fence: ObjectId, client: ClientId, id: u64, out: &mut Effects<H>) {
+        let reply = match self.fences.get(&fence) {
+            Some(fence) => Reply::FenceState(fence.state),
+            None => Reply::Error(
+                WireError::new(ErrorCode::UNKNOWN_OBJECT, "the fence was released meanwhile")
+                    .about(fence.0),
+            ),
+        };
+        out.push(Effect::reply(client, id, reply));
+    }
+
+    fn fence_named(
+        &self,
+        client: ClientId,
+        object: ObjectId,
+    ) -> Result<(ObjectId, FenceState), WireError> {
+        let id = match self.owned(client, object)? {
+            Owned::Fence => object,
+            Owned::FenceImport => self.fence_imports.get(&object).copied().unwrap_or(object),
+            Owned::Lost(device) => return Err(lost_error(device)),
+            Owned::Buffer | Owned::Import => {
+                return Err(WireError::new(ErrorCode::WRONG_OBJECT, "this is a buffer, no fence")
+                    .about(object.0));
+            }
+        };
+        let state = self.fences.get(&id).map(|fence| fence.state).ok_or_else(|| {
+            WireError::new(ErrorCode::UNKNOWN_OBJECT, "the fence is forgotten").about(object.0)
+        })?;
+        Ok((id, state))
+    }
+
+    /// The reactor ended a fence (its source ended, or its deadline passed).
+    pub fn fence_ended(&mut self, id: ObjectId, state: FenceState, out: &mut Effects<H>) {
+        self.end_fence(id, state);
+        self.after(out);
+    }
+
+    /// Ends a fence in the tables, once; what comes later is not believed.
+    pub(super) fn end_fence(&mut self, id: ObjectId, state: FenceState) -> bool {
+        let Some(fence) = self.fences.get_mut(&id) else { return false };
+        let Some(pending) = fence.pending.take() else { return false };
+        fence.state = state;
+        let device = fence.at.device;
+        if fence.handles == 0 {
+            self.fences.remove(&id);
+        }
+        drop(pending);
+        self.touch(device, |device| device.fences.remove(&id));
+        true
+    }
+
+    pub(super) fn drop_fence_handle(&mut self, id: ObjectId) {
+        let Some(fence) = self.fences.get_mut(&id) else { return };
+        fence.handles -= 1;
+        if fence.handles == 0 && fence.pending.is_none() {
+            self.fences.remove(&id);
+        }
+    }
+
+    /// Fences of a device that are pending in the tables.
+    pub(super) fn pending_of(&self, device: DeviceId) -> Vec<ObjectId> {
+        let Some(device) = self.devices.get(&device) else { return Vec::new() };
+        device.fences.iter().copied().collect()
+    }
+}
+
+/// A fence's end as its source showed it.
+#[must_use]
+pub fn ended(result: Result<(), i32>, at_ns: u64) -> FenceState {
+    match result {
+        Ok(()) => FenceState::Ok { at_ns },
+        Err(errno) => FenceState::Failed { cause: Cause::Exporter(errno), at_ns },
+    }
+}

@@ -1,0 +1,254 @@
+//! The pure core: tables, rights, counts, and the bookkeeping of an unplug. Events come in by method
+//! calls with the time, effects go out in the order in which they are to be done. It knows no socket,
+//! no bus and no clock, and makes no system call.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use dmashare_proto::limits::VERSION;
+use dmashare_proto::message::{self, Event, GuardKind, Reply};
+use dmashare_proto::report::UnplugReport;
+use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
+
+use crate::devices::NodeId;
+
+mod buffers;
+mod client;
+mod device;
+mod effect;
+mod fences;
+mod ids;
+mod layout;
+#[cfg(test)]
+mod model;
+mod tokens;
+mod unplug;
+mod views;
+
+pub use client::Credentials;
+pub use effect::{Checked, CheckedFence, CheckedPlane, Effect, FencePlan, Handles, Outgoing};
+pub use fences::ended;
+pub use ids::IdSource;
+pub use unplug::Sweep;
+
+use buffers::{Buffer, Import};
+use client::{Client, Owned};
+use device::Device;
+use fences::Fence;
+use tokens::Tokens;
+
+/// How much there may be.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections.
+    pub clients: usize,
+    /// Connections of one user.
+    pub clients_per_uid: usize,
+    /// Buffers, imports and fences of one client.
+    pub objects_per_client: usize,
+    /// Tokens of one client.
+    pub tokens_per_client: usize,
+    /// A fence's deadline where the client states none, in nanoseconds.
+    pub deadline_ns: u64,
+    /// The longest deadline that a client may state, in nanoseconds.
+    pub max_deadline_ns: u64,
+    /// How long clients have to acknowledge a loss, in nanoseconds.
+    pub ack_timeout_ns: u64,
+}
+
+/// Effects of one event.
+pub type Effects<H> = Vec<Effect<H>>;
+
+/// Unplug reports that are kept.
+const REPORTS: usize = 32;
+
+/// The broker.
+pub struct Broker<H: Handles> {
+    limits: Limits,
+    ids: IdSource,
+    instance: [u8; 16],
+    backend: GuardKind,
+    state_page: H::Fd,
+    devices: BTreeMap<DeviceId, Device>,
+    by_node: HashMap<NodeId, DeviceId>,
+    /// Nodes of lost devices, so that who comes late learns why. One entry a DRM minor at most.
+    lost_nodes: HashMap<NodeId, DeviceId>,
+    slots: device::Slots,
+    clients: BTreeMap<ClientId, Client>,
+    buffers: HashMap<ObjectId, Buffer<H::Fd>>,
+    imports: HashMap<ObjectId, Import>,
+    fences: HashMap<ObjectId, Fence<H::Fd>>,
+    /// An importer's handle on a fence, and the fence.
+    fence_imports: HashMap<ObjectId, ObjectId>,
+    tokens: Tokens,
+    reports: VecDeque<UnplugReport>,
+    dirty_devices: BTreeSet<DeviceId>,
+    dirty_clients: BTreeSet<ClientId>,
+    reports_dirty: bool,
+}
+
+impl<H: Handles> Broker<H> {
+    /// A broker that knows no device and no client. `instance` is random for each life of its state.
+    pub fn new(
+        limits: Limits,
+        ids: IdSource,
+        instance: [u8; 16],
+        backend: GuardKind,
+        state_page: H::Fd,
+    ) -> Self {
+        Self {
+            limits,
+            ids,
+            instance,
+            backend,
+            state_page,
+            devices: BTreeMap::new(),
+            by_node: HashMap::new(),
+            lost_nodes: HashMap::new(),
+            slots: device::Slots::default(),
+            clients: BTreeMap::new(),
+            buffers: HashMap::new(),
+            imports: HashMap::new(),
+            fences: HashMap::new(),
+            fence_imports: HashMap::new(),
+            tokens: Tokens::default(),
+            reports: VecDeque::new(),
+            dirty_devices: BTreeSet::new(),
+            dirty_clients: BTreeSet::new(),
+            reports_dirty: false,
+        }
+    }
+
+    /// Ids that are to be reserved before the first is given out.
+    pub fn first_reservation(&mut self) -> Option<u64> {
+        self.ids.reservation()
+    }
+
+    /// Answers one request. Each gets exactly one reply.
+    pub fn request(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        id: u64,
+        request: Checked<H>,
+        out: &mut Effects<H>,
+    ) {
+        let Some(known) = self.clients.get(&client) else { return };
+        let is_hello = matches!(request, Checked::Hello(_));
+        if known.greeted == is_hello {
+            let text = if is_hello { "Hello came twice" } else { "the first message is not Hello" };
+            out.push(Effect::error(client, id, WireError::new(ErrorCode::HANDSHAKE, text)));
+            out.push(Effect::Disconnect(client));
+            return;
+        }
+        let result = match request {
+            Checked::Hello(hello) => return self.hello(client, id, hello, out),
+            Checked::ListDevices => Ok(Reply::Devices(self.list_devices())),
+            Checked::Export { node, layout, planes } => self.export(client, node, layout, planes),
+            Checked::Grant(grant, token) => self.grant(now_ns, client, &grant, token),
+            Checked::Import { token, by } => {
+                return self.import(now_ns, client, id, token, by, out);
+            }
+            Checked::Release(object) => self.release(client, object),
+            Checked::ShareFence { node, options, source } => {
+                self.share_fence(now_ns, client, node, options, source, out)
+            }
+            Checked::ImportFence(token) => {
+                return self.import_fence(now_ns, client, id, token, out);
+            }
+            Checked::QueryFence(fence) => return self.query_fence(client, id, fence, out),
+            Checked::Acknowledge(device) => self.acknowledge(client, device),
+        };
+        self.answer(client, id, result, out);
+        self.after(out);
+    }
+
+    fn answer(
+        &self,
+        client: ClientId,
+        id: u64,
+        result: Result<Reply, WireError>,
+        out: &mut Effects<H>,
+    ) {
+        // The reply goes out before what the request led to (a loss that became complete), but
+        // after what has to be done first (the watch on a fence).
+        let reply = result.unwrap_or_else(Reply::Error);
+        out.push(Effect::reply(client, id, reply));
+    }
+
+    fn hello(&mut self, client: ClientId, id: u64, hello: message::Hello, out: &mut Effects<H>) {
+        let refusal = if hello.version_min > VERSION || hello.version_max < VERSION {
+            Some(WireError::new(
+                ErrorCode::VERSION,
+                format!(
+                    "the client speaks versions {} to {}, this broker speaks {VERSION}",
+                    hello.version_min, hello.version_max
+                ),
+            ))
+        } else {
+            message::check_name(&hello.name).err()
+        };
+        if let Some(error) = refusal {
+            out.push(Effect::error(client, id, error));
+            out.push(Effect::Disconnect(client));
+            return;
+        }
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.greeted = true;
+            client.name = hello.name;
+        }
+        self.dirty_clients.insert(client);
+        out.push(Effect::Send {
+            client,
+            message: Outgoing::Reply(
+                id,
+                Reply::Welcome(message::Welcome {
+                    version: VERSION,
+                    features: 0,
+                    instance: self.instance,
+                    backend: self.backend,
+                }),
+            ),
+            fds: vec![self.state_page.clone()],
+        });
+    }
+
+    /// What every event ends with: ids in stock, and devices that are through.
+    fn after(&mut self, out: &mut Effects<H>) {
+        if let Some(up_to) = self.ids.reservation() {
+            out.push(Effect::ReserveIds(up_to));
+        }
+        self.check_acknowledged(out);
+        self.finish_devices(out);
+    }
+
+    fn broadcast(&self, event: &Event, out: &mut Effects<H>) {
+        for (&id, client) in &self.clients {
+            if client.greeted {
+                out.push(Effect::event(id, event.clone()));
+            }
+        }
+    }
+
+    /// An own object of the client's.
+    fn owned(&self, client: ClientId, object: ObjectId) -> Result<Owned, WireError> {
+        self.clients
+            .get(&client)
+            .and_then(|client| client.objects.get(&object))
+            .copied()
+            .ok_or_else(|| {
+                WireError::new(
+                    ErrorCode::UNKNOWN_OBJECT,
+                    format!("this client has no object {object} (never had it, or released it)"),
+                )
+                .about(object.0)
+            })
+    }
+}
+
+fn lost_error(device: DeviceId) -> WireError {
+    WireError::new(
+        ErrorCode::DEVICE_LOST,
+        format!("device {device} is gone; make the object again on a device that is present"),
+    )
+    .about(device.0)
+}

@@ -1,0 +1,571 @@
+//! The core under random operations, with its invariants checked after every one.
+
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use dmashare_proto::message::{
+    Cause, Event, FenceState, Grant, Grantee, GuardKind, Hello, Layout, Plane, Policy, Reply,
+    ShareFence,
+};
+use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token};
+use proptest::prelude::*;
+
+use super::*;
+use crate::devices::{DeviceDesc, NodeDesc};
+use crate::gate::Gate;
+
+/// A descriptor that counts itself.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(open: &Rc<Cell<usize>>) -> Rc<Self> {
+        open.set(open.get() + 1);
+        Rc::new(Self(Rc::clone(open)))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+struct Fake;
+
+impl Handles for Fake {
+    type Fd = Rc<Counted>;
+    type Ender = Rc<Counted>;
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Connect,
+    Disconnect(usize),
+    Plug(u8),
+    /// The reactor closes a gate; the core hears of it later.
+    CloseGate(usize),
+    /// The core hears of it.
+    Lose(usize),
+    Export(usize, u8, u8),
+    Grant(usize, usize, u32),
+    Import(usize, usize),
+    Share(usize, u8, u8),
+    ImportFence(usize, usize),
+    EndFence(usize, bool),
+    Query(usize, usize),
+    Release(usize, usize),
+    ReleaseForeign(usize, usize),
+    Acknowledge(usize, usize),
+    Tick(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let n = 0..64_usize;
+    let small = 0..3_u8;
+    prop_oneof![
+        2 => Just(Op::Connect),
+        1 => n.clone().prop_map(Op::Disconnect),
+        2 => small.clone().prop_map(Op::Plug),
+        1 => n.clone().prop_map(Op::CloseGate),
+        1 => n.clone().prop_map(Op::Lose),
+        6 => (n.clone(), small.clone(), 1..5_u8).prop_map(|(a, b, c)| Op::Export(a, b, c)),
+        6 => (n.clone(), n.clone(), 1..3_u32).prop_map(|(a, b, c)| Op::Grant(a, b, c)),
+        6 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Import(a, b)),
+        6 => (n.clone(), small, 0..4_u8).prop_map(|(a, b, c)| Op::Share(a, b, c)),
+        6 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::ImportFence(a, b)),
+        4 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Op::EndFence(a, b)),
+        2 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Query(a, b)),
+        4 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Release(a, b)),
+        1 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::ReleaseForeign(a, b)),
+        3 => (n.clone(), n).prop_map(|(a, b)| Op::Acknowledge(a, b)),
+        2 => (1..3_000_000_000_u64).prop_map(Op::Tick),
+    ]
+}
+
+/// What the shell and the clients know, to hold the core against.
+struct Model {
+    broker: Broker<Fake>,
+    now_ns: u64,
+    open: Rc<Cell<usize>>,
+    request: u64,
+    clients: Vec<ClientId>,
+    gates: HashMap<DeviceId, std::sync::Arc<Gate>>,
+    closed: Vec<DeviceId>,
+    /// The fake reactor's table.
+    watched: HashMap<ObjectId, (DeviceId, Option<Rc<Counted>>)>,
+    tokens: Vec<Token>,
+    next_token: u128,
+    told: BTreeSet<(ClientId, DeviceId)>,
+    gone: BTreeSet<DeviceId>,
+    ids: BTreeSet<u64>,
+    replies: HashMap<u64, usize>,
+    /// Fences that were shared by policy `pass`, and their tokens.
+    passed_fences: BTreeSet<ObjectId>,
+    passed: HashSet<Token>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let open = Rc::new(Cell::new(0));
+        let limits = Limits {
+            clients: 8,
+            clients_per_uid: 6,
+            objects_per_client: 12,
+            tokens_per_client: 6,
+            deadline_ns: 1_000_000_000,
+            max_deadline_ns: 10_000_000_000,
+            ack_timeout_ns: 2_000_000_000,
+        };
+        let page = Counted::new(&open);
+        let mut broker = Broker::new(limits, IdSource::new(1), [7; 16], GuardKind::Simulated, page);
+        broker.first_reservation();
+        Self {
+            broker,
+            now_ns: 1,
+            open,
+            request: 0,
+            clients: Vec::new(),
+            gates: HashMap::new(),
+            closed: Vec::new(),
+            watched: HashMap::new(),
+            tokens: Vec::new(),
+            next_token: 1,
+            told: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            ids: BTreeSet::new(),
+            replies: HashMap::new(),
+            passed_fences: BTreeSet::new(),
+            passed: HashSet::new(),
+        }
+    }
+
+    fn pick<T: Copy>(from: &[T], n: usize) -> Option<T> {
+        (!from.is_empty()).then(|| from[n % from.len()])
+    }
+
+    fn fresh(&mut self, id: u64) {
+        assert!(self.ids.insert(id), "I7: id {id} was given out twice");
+    }
+
+    /// Carries effects out as the shell and the reactor would.
+    fn carry_out(&mut self, effects: Effects<Fake>) -> Vec<(ClientId, Outgoing)> {
+        let mut sent = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Send { client, message, .. } => {
+                    match &message {
+                        Outgoing::Reply(id, reply) => {
+                            *self.replies.entry(*id).or_default() += 1;
+                            match reply {
+                                Reply::Exported(it) => self.fresh(it.buffer.0),
+                                Reply::Imported(it) => self.fresh(it.import.0),
+                                Reply::FenceShared(it) => self.fresh(it.fence.0),
+                                Reply::FenceImported(it) => self.fresh(it.fence.0),
+                                Reply::Granted(token) => self.tokens.push(*token),
+                                _ => {}
+                            }
+                        }
+                        Outgoing::Event(Event::DeviceLost(lost)) => {
+                            assert!(
+                                self.told.insert((client, lost.device)),
+                                "I6: {client} was told twice of {}",
+                                lost.device
+                            );
+                        }
+                        Outgoing::Event(_) => {}
+                    }
+                    sent.push((client, message));
+                }
+                Effect::AddDevice { device, gate, .. } => {
+                    if !self.gates.contains_key(&device) {
+                        self.fresh(device.0);
+                    }
+                    self.gates.insert(device, gate);
+                }
+                Effect::Watch { fence, device, ender, .. } => {
+                    // What comes out of the queue after the loss is ended at once.
+                    let lost = self.gates[&device].is_lost();
+                    self.watched.insert(fence, (device, ender));
+                    if lost {
+                        self.watched.remove(&fence);
+                        let at_ns = self.now_ns;
+                        let state = FenceState::Failed { cause: Cause::Unplugged, at_ns };
+                        let mut out = Vec::new();
+                        self.broker.fence_ended(fence, state, &mut out);
+                        sent.extend(self.carry_out(out));
+                    }
+                }
+                Effect::Probe { fence, client, id } => {
+                    let mut out = Vec::new();
+                    self.broker.probed(fence, client, id, &mut out);
+                    sent.extend(self.carry_out(out));
+                }
+                Effect::ForgetDevice(device) => {
+                    assert!(self.gone.insert(device), "a device goes once");
+                    assert_eq!(self.gates[&device].counts(), crate::view::Counts::default());
+                    self.gates.remove(&device);
+                }
+                Effect::Disconnect(client) => {
+                    self.clients.retain(|other| *other != client);
+                    let mut out = Vec::new();
+                    self.broker.disconnect(client, &mut out);
+                    sent.extend(self.carry_out(out));
+                }
+                _ => {}
+            }
+        }
+        sent
+    }
+
+    fn ask(&mut self, client: ClientId, request: Checked<Fake>) -> Reply {
+        self.request += 1;
+        let id = self.request;
+        let mut out = Vec::new();
+        self.broker.request(self.now_ns, client, id, request, &mut out);
+        let sent = self.carry_out(out);
+        assert_eq!(self.replies.get(&id), Some(&1), "a request has one reply");
+        sent.into_iter()
+            .find_map(|(to, message)| match message {
+                Outgoing::Reply(of, reply) if of == id && to == client => Some(reply),
+                _ => None,
+            })
+            .expect("the reply goes to who asked")
+    }
+
+    /// I4: the source of a removable device's fence goes out by policy `pass` alone.
+    fn never_raw(&self, device: DeviceId, guard: GuardKind, passed: bool) {
+        let removable =
+            self.broker.devices.get(&device).is_some_and(|device| device.desc.removable);
+        assert!(!removable || passed || guard != GuardKind::Source, "I4: a raw fence of {device}");
+    }
+
+    fn objects_of(&self, client: ClientId) -> Vec<ObjectId> {
+        let mut objects: Vec<_> = self.broker.clients[&client].objects.keys().copied().collect();
+        objects.sort_unstable();
+        objects
+    }
+
+    fn node(card: u8) -> NodeId {
+        NodeId(226, u64::from(card))
+    }
+
+    fn plug(&mut self, card: u8) {
+        // As the kernel does: a minor in use is not given to another card.
+        let busy =
+            self.broker.devices.values().any(|device| {
+                !device.gate.is_lost() && device.desc.nodes[0].id == Self::node(card)
+            });
+        if busy {
+            return;
+        }
+        let desc = DeviceDesc {
+            name: format!("card{card}"),
+            pci: String::new(),
+            parent_devpath: format!("/devices/{card}"),
+            syspath: PathBuf::new(),
+            driver: "model".to_owned(),
+            nodes: vec![NodeDesc {
+                id: Self::node(card),
+                devname: format!("/dev/dri/card{card}"),
+                devpath: format!("/devices/{card}/drm/card{card}"),
+            }],
+            removable: card > 0,
+            removable_reason: "model".to_owned(),
+        };
+        let mut out = Vec::new();
+        self.broker.device_added(desc, &mut out);
+        self.carry_out(out);
+    }
+
+    fn close_gate(&mut self, n: usize) {
+        let mut present: Vec<_> = self
+            .gates
+            .iter()
+            .filter(|(_, gate)| !gate.is_lost())
+            .map(|(&device, _)| device)
+            .collect();
+        present.sort_unstable();
+        let Some(device) = Self::pick(&present, n) else { return };
+        assert!(self.gates[&device].lose());
+        // The reactor's sweep: every guard of the device is ended, once.
+        self.watched.retain(|_, (of, _)| *of != device);
+        self.closed.push(device);
+    }
+
+    fn lose(&mut self, n: usize) {
+        let Some(device) = Self::pick(&self.closed, n) else { return };
+        self.closed.retain(|other| *other != device);
+        let greeted = self.clients.clone();
+        let now_ns = self.now_ns;
+        let sweep = Sweep {
+            cause: Cause::Unplugged,
+            uevent_ns: now_ns,
+            wall_clock_s: 0,
+            gate_ns: now_ns,
+            guards_ns: now_ns,
+            guards: 0,
+        };
+        let mut out = Vec::new();
+        self.broker.device_lost(now_ns, device, &sweep, &mut out);
+        self.carry_out(out);
+        for client in greeted {
+            assert!(self.told.contains(&(client, device)), "I6: {client} was not told");
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        self.now_ns += 1;
+        let layout = |planes: u8| Layout {
+            width: 4,
+            height: 4,
+            fourcc: drm_fourcc::DrmFourcc::Xrgb8888 as u32,
+            modifier: 0,
+            planes: vec![Plane { offset: 0, stride: 16 }; usize::from(planes)],
+        };
+        match op {
+            Op::Connect => {
+                let uid = u32::try_from(self.clients.len() % 2).unwrap();
+                let creds = Credentials { pid: 1, uid, unit: String::new() };
+                let mut out = Vec::new();
+                let result = self.broker.connect(creds, &mut out);
+                self.carry_out(out);
+                if let Ok(client) = result {
+                    self.fresh(client.0);
+                    let hello = Hello {
+                        version_min: 1,
+                        version_max: 1,
+                        features: 0,
+                        name: "model".to_owned(),
+                    };
+                    let reply = self.ask(client, Checked::Hello(hello));
+                    assert!(matches!(reply, Reply::Welcome(_)));
+                    self.clients.push(client);
+                }
+            }
+            Op::Disconnect(n) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                self.clients.retain(|other| *other != client);
+                let mut out = Vec::new();
+                self.broker.disconnect(client, &mut out);
+                self.carry_out(out);
+            }
+            Op::Plug(card) => self.plug(card),
+            Op::CloseGate(n) => self.close_gate(n),
+            Op::Lose(n) => self.lose(n),
+            Op::Export(n, card, planes) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let plane = |inode| CheckedPlane {
+                    fd: Counted::new(&self.open),
+                    inode,
+                    size: 64,
+                    exporter: "drm".to_owned(),
+                };
+                let checked = (0..planes).map(|i| plane(u64::from(i))).collect();
+                let node = Self::node(card);
+                self.ask(client, Checked::Export { node, layout: layout(planes), planes: checked });
+            }
+            Op::Grant(n, m, uses) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(object) = Self::pick(&self.objects_of(client), m) else { return };
+                let to = if m % 3 == 0 { Grantee::Uid(0) } else { Grantee::Anyone };
+                let grant = Grant { object, to, uses, ttl_ms: 1 + u32::try_from(m).unwrap() * 100 };
+                let token = Token(self.next_token.to_le_bytes());
+                self.next_token += 1;
+                let reply = self.ask(client, Checked::Grant(grant, token));
+                if reply == Reply::Granted(token) && self.passed_fences.contains(&object) {
+                    self.passed.insert(token);
+                }
+            }
+            Op::Import(n, m) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(token) = Self::pick(&self.tokens, m) else { return };
+                self.ask(client, Checked::Import { token, by: None });
+            }
+            Op::Share(n, card, how) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let node = Self::node(card);
+                let policy =
+                    [Policy::Auto, Policy::Guard, Policy::Pass, Policy::Auto][usize::from(how)];
+                let plan = self.broker.plan_fence(client, node, policy);
+                let source = Counted::new(&self.open);
+                let source = match plan {
+                    _ if how == 3 => CheckedFence::Ended(Err(5)),
+                    Ok(FencePlan { guard: true, .. }) => CheckedFence::Guarded {
+                        source,
+                        guard: Counted::new(&self.open),
+                        ender: Counted::new(&self.open),
+                        kind: GuardKind::Simulated,
+                    },
+                    _ => CheckedFence::Passed(source),
+                };
+                let options = ShareFence { policy, deadline_ms: 0 };
+                let reply = self.ask(client, Checked::ShareFence { node, options, source });
+                if let Reply::FenceShared(fence) = reply {
+                    let passed = policy == Policy::Pass;
+                    self.never_raw(fence.at.device, fence.guard, passed);
+                    if passed {
+                        self.passed_fences.insert(fence.fence);
+                    }
+                }
+            }
+            Op::ImportFence(n, m) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(token) = Self::pick(&self.tokens, m) else { return };
+                let reply = self.ask(client, Checked::ImportFence(token));
+                if let Reply::FenceImported(fence) = reply {
+                    self.never_raw(fence.at.device, fence.guard, self.passed.contains(&token));
+                }
+            }
+            Op::EndFence(n, ok) => {
+                let mut fences: Vec<_> = self.watched.keys().copied().collect();
+                fences.sort_unstable();
+                let Some(fence) = Self::pick(&fences, n) else { return };
+                self.watched.remove(&fence);
+                let at_ns = self.now_ns;
+                let state = ended(if ok { Ok(()) } else { Err(5) }, at_ns);
+                let mut out = Vec::new();
+                self.broker.fence_ended(fence, state, &mut out);
+                self.carry_out(out);
+            }
+            Op::Query(n, m) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(object) = Self::pick(&self.objects_of(client), m) else { return };
+                self.ask(client, Checked::QueryFence(object));
+            }
+            Op::Release(n, m) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(object) = Self::pick(&self.objects_of(client), m) else { return };
+                let reply = self.ask(client, Checked::Release(object));
+                assert_eq!(reply, Reply::Done(()));
+                let again = self.ask(client, Checked::Release(object));
+                assert!(matches!(again, Reply::Error(error)
+                    if error.code == ErrorCode::UNKNOWN_OBJECT));
+            }
+            Op::ReleaseForeign(n, m) => {
+                let (Some(client), Some(other)) =
+                    (Self::pick(&self.clients, n), Self::pick(&self.clients, n + 1))
+                else {
+                    return;
+                };
+                let Some(object) = Self::pick(&self.objects_of(other), m) else { return };
+                if client != other {
+                    let reply = self.ask(client, Checked::Release(object));
+                    assert!(matches!(reply, Reply::Error(error)
+                        if error.code == ErrorCode::UNKNOWN_OBJECT));
+                }
+            }
+            Op::Acknowledge(n, m) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let devices: Vec<_> = self.gates.keys().copied().collect();
+                let Some(device) = Self::pick(&devices, m) else { return };
+                self.ask(client, Checked::Acknowledge(device));
+            }
+            Op::Tick(by) => {
+                self.now_ns += by;
+                let mut out = Vec::new();
+                self.broker.tick(self.now_ns, &mut out);
+                let late: Vec<_> = out
+                    .iter()
+                    .filter_map(|effect| match effect {
+                        Effect::Overdue { client, .. } => Some(*client),
+                        _ => None,
+                    })
+                    .collect();
+                self.carry_out(out);
+                // The policy `disconnect`.
+                for client in late {
+                    self.clients.retain(|other| *other != client);
+                    let mut out = Vec::new();
+                    self.broker.disconnect(client, &mut out);
+                    self.carry_out(out);
+                }
+            }
+        }
+    }
+
+    fn check(&self) {
+        let broker = &self.broker;
+        for (id, device) in &broker.devices {
+            let counts = device.gate.counts();
+            let count = |n: usize| u32::try_from(n).unwrap();
+            let buffers = broker.buffers.values().filter(|it| it.device == *id).count();
+            let imports = broker.imports.values().filter(|it| it.device == *id).count();
+            let fences = broker
+                .fences
+                .values()
+                .filter(|it| it.at.device == *id && it.pending.is_some())
+                .count();
+            assert_eq!(counts.buffers, count(buffers), "I1 buffers of {id}");
+            assert_eq!(counts.imports, count(imports), "I1 imports of {id}");
+            assert_eq!(counts.fences, count(fences), "I1 fences of {id}");
+            assert_eq!(device.buffers.len(), buffers);
+            assert_eq!(device.imports.len(), imports);
+            assert_eq!(device.fences.len(), fences);
+            if device.lost.is_some() {
+                assert_eq!(counts.buffers + counts.fences, 0, "a lost device has only imports");
+                assert_ne!(counts.imports, 0, "a lost device with nothing is gone");
+            }
+        }
+        for object in broker.tokens.usable() {
+            let device = broker
+                .buffers
+                .get(&object)
+                .map(|buffer| buffer.device)
+                .or_else(|| broker.fences.get(&object).map(|fence| fence.at.device));
+            let device = device.expect("a usable token is of something");
+            let is_lost = broker.devices.get(&device).is_none_or(|it| it.lost.is_some());
+            let is_ended = broker.fences.get(&object).is_some_and(|it| it.pending.is_none());
+            assert!(!is_lost || is_ended, "a lost device has no usable token");
+        }
+        for fence in broker.fences.values() {
+            assert!(fence.handles > 0 || fence.pending.is_some(), "nothing is kept for nobody");
+        }
+        // I5: descriptors in the tables, the fake reactor's, and the state page are all there is.
+        let planes: usize = broker.buffers.values().map(|buffer| buffer.planes.len()).sum();
+        let pending = broker.fences.values().filter(|fence| fence.pending.is_some()).count();
+        let enders = self.watched.values().filter(|(_, ender)| ender.is_some()).count();
+        assert_eq!(self.open.get(), 1 + planes + pending + enders, "I5: open descriptors");
+        for (client, known) in &broker.clients {
+            assert!(known.objects.len() <= 12, "I8: {client} is over its quota");
+            assert!(known.tokens <= 6, "I8: {client} has too many tokens");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("DMASHARE_MODEL_CASES")
+            .ok().and_then(|n| n.parse().ok()).unwrap_or(2000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn invariants_hold_after_every_operation(ops in proptest::collection::vec(op(), 1..300)) {
+        let mut model = Model::new();
+        for op in ops {
+            model.apply(op);
+            model.check();
+        }
+        // Everyone leaves, every card is pulled: nothing is left.
+        while let Some(client) = model.clients.pop() {
+            let mut out = Vec::new();
+            model.broker.disconnect(client, &mut out);
+            model.carry_out(out);
+        }
+        while model.gates.values().any(|gate| !gate.is_lost()) {
+            model.close_gate(0);
+        }
+        while !model.closed.is_empty() {
+            model.lose(0);
+        }
+        prop_assert!(model.broker.devices.is_empty());
+        prop_assert!(model.broker.buffers.is_empty());
+        prop_assert!(model.broker.imports.is_empty());
+        prop_assert!(model.broker.fences.is_empty());
+        prop_assert!(model.broker.fence_imports.is_empty());
+        prop_assert_eq!(model.open.get(), 1);
+    }
+}

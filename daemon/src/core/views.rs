@@ -1,0 +1,86 @@
+//! Snapshots for the bus, of what has changed since the last ones were taken.
+
+use dmashare_proto::ClientId;
+use dmashare_proto::report::UnplugReport;
+
+use super::{Broker, Handles, Owned};
+use crate::view::{BusUpdate, ClientView, Counts, DeviceView};
+
+impl<H: Handles> Broker<H> {
+    /// Whether there is anything for [`Self::take_updates`].
+    #[must_use]
+    pub fn has_updates(&self) -> bool {
+        !self.dirty_devices.is_empty() || !self.dirty_clients.is_empty() || self.reports_dirty
+    }
+
+    /// Snapshots of what has changed.
+    pub fn take_updates(&mut self) -> Vec<BusUpdate> {
+        let mut updates = Vec::new();
+        if std::mem::take(&mut self.reports_dirty) {
+            let reports = serde_json::to_string(&self.reports).unwrap_or_default();
+            updates.push(BusUpdate::Reports(reports));
+        }
+        for id in std::mem::take(&mut self.dirty_devices) {
+            let Some(device) = self.devices.get(&id) else {
+                updates.push(BusUpdate::DeviceGone(id));
+                continue;
+            };
+            let report = self.reports.iter().rev().find(|report| report.device == id);
+            updates.push(BusUpdate::Device(DeviceView {
+                id,
+                name: device.desc.name.clone(),
+                pci: device.desc.pci.clone(),
+                driver: device.desc.driver.clone(),
+                nodes: device.desc.nodes.iter().map(|node| node.devname.clone()).collect(),
+                removable: device.desc.removable,
+                removable_reason: device.desc.removable_reason.clone(),
+                state: device.state(),
+                slot: device.slot,
+                counts: device.gate.counts(),
+                implicit_fences: report.map_or(0, |report| {
+                    let pending = report.implicit.iter().filter(|it| it.ended_ns.is_none());
+                    u32::try_from(pending.count()).unwrap_or(u32::MAX)
+                }),
+                cause: device.lost,
+                report: report
+                    .and_then(|report| serde_json::to_string(report).ok())
+                    .unwrap_or_default(),
+            }));
+        }
+        for id in std::mem::take(&mut self.dirty_clients) {
+            match self.client_view(id) {
+                Some(view) => updates.push(BusUpdate::Client(view)),
+                None => updates.push(BusUpdate::ClientGone(id)),
+            }
+        }
+        updates
+    }
+
+    /// One client as the bus shows it.
+    #[must_use]
+    pub fn client_view(&self, id: ClientId) -> Option<ClientView> {
+        let client = self.clients.get(&id)?;
+        let mut counts = Counts::default();
+        for what in client.objects.values() {
+            match what {
+                Owned::Buffer => counts.buffers += 1,
+                Owned::Import => counts.imports += 1,
+                Owned::Fence | Owned::FenceImport => counts.fences += 1,
+                Owned::Lost(_) => {}
+            }
+        }
+        Some(ClientView {
+            id,
+            pid: client.creds.pid,
+            uid: client.creds.uid,
+            name: client.name.clone(),
+            unit: client.creds.unit.clone(),
+            counts,
+        })
+    }
+
+    /// The kept reports, oldest first.
+    pub fn reports(&self) -> impl Iterator<Item = &UnplugReport> {
+        self.reports.iter()
+    }
+}

@@ -1,0 +1,310 @@
+//! The reactor's loop.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use dmashare_proto::message::{Cause, FenceState};
+use dmashare_proto::state_page::{DeviceState, Word};
+use dmashare_proto::{DeviceId, ObjectId};
+use dmashare_uapi::sync_file::Status;
+use dmashare_uapi::uevent::{MESSAGE_MAX, RecvError};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::EventFd;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::fences::{Pending, Table, forget_source};
+use super::removals::{Devices, Meaning};
+use super::{Command, Notice, Uevents, Watched, failed};
+use crate::clock::{monotonic_ns, wall_clock_s};
+use crate::core::{Sweep, ended};
+use crate::kernel::Machine;
+use crate::state_page::StatePage;
+
+/// Keys in epoll. Ids of fences stay far below: they are given out one by one.
+const WAKE: u64 = u64::MAX;
+const UEVENTS: u64 = u64::MAX - 1;
+const IMPLICIT: u64 = 1 << 63;
+
+pub(super) struct Engine {
+    machine: Machine,
+    uevents: Option<Uevents>,
+    state_page: Arc<StatePage>,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+    notices: UnboundedSender<Notice>,
+    epoll: Epoll,
+    table: Table,
+    devices: Devices,
+    implicit: HashMap<u64, (DeviceId, ObjectId, OwnedFd)>,
+    next_implicit: u64,
+}
+
+impl Engine {
+    pub fn new(
+        machine: Machine,
+        uevents: Option<Uevents>,
+        state_page: Arc<StatePage>,
+        commands: Receiver<Command>,
+        wake: Arc<EventFd>,
+        notices: UnboundedSender<Notice>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        if let Some(uevents) = &uevents {
+            epoll.add(uevents.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, UEVENTS))?;
+        }
+        Ok(Self {
+            machine,
+            uevents,
+            state_page,
+            commands,
+            wake,
+            notices,
+            epoll,
+            table: Table::default(),
+            devices: Devices::default(),
+            implicit: HashMap::new(),
+            next_implicit: IMPLICIT,
+        })
+    }
+
+    /// Runs until it is told to stop; gives the number of guards that were ended by that.
+    pub fn run(mut self) -> io::Result<usize> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let timeout = self.table.deadlines.timeout(monotonic_ns());
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            // Removals first: a source that ends in the same instant ends because of it.
+            if events[..count].iter().any(|event| event.data() == UEVENTS) {
+                self.read_uevents();
+            }
+            for event in &events[..count] {
+                match event.data() {
+                    UEVENTS => {}
+                    WAKE => {
+                        if self.carry_out_commands()? {
+                            return Ok(self.end_everything());
+                        }
+                    }
+                    key if key >= IMPLICIT => self.implicit_ended(key),
+                    key => self.source_ended(ObjectId(key)),
+                }
+            }
+            let now_ns = monotonic_ns();
+            while let Some(fence) = self.table.deadlines.take_due(now_ns) {
+                self.end(fence, failed(Cause::TimedOut, now_ns));
+            }
+        }
+    }
+
+    /// `true` for the stop.
+    fn carry_out_commands(&mut self) -> io::Result<bool> {
+        // The count is read before the queue, so that what is queued after it wakes again.
+        match self.wake.read() {
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        loop {
+            match self.commands.try_recv() {
+                Err(TryRecvError::Empty) => return Ok(false),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
+                Ok(command) => self.carry_out(command),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::AddDevice(id, watched) => self.add_device(id, watched),
+            Command::ForgetDevice(id) => self.devices.forget(id),
+            Command::Watch { fence, device, source, ender, deadline_ns } => {
+                self.watch(fence, Pending { device, source, ender, deadline_ns });
+            }
+            Command::WatchImplicit { device, buffer, fence } => {
+                let key = self.next_implicit;
+                self.next_implicit = IMPLICIT | (key + 1);
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, key);
+                match self.epoll.add(fence.as_fd(), event) {
+                    Ok(()) => {
+                        self.implicit.insert(key, (device, buffer, fence));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%buffer, %error, "an implicit fence cannot be watched");
+                    }
+                }
+            }
+            Command::Probe { fence, client, id } => self.tell(Notice::Probed { fence, client, id }),
+            Command::Stop => {}
+        }
+    }
+
+    fn tell(&self, notice: Notice) {
+        if self.notices.send(notice).is_err() {
+            tracing::debug!("the main thread is gone");
+        }
+    }
+
+    fn add_device(&mut self, id: DeviceId, watched: Watched) {
+        let there = self.machine.is_there(&watched.desc);
+        self.devices.add(id, watched);
+        // It may have gone after it was found and before it was known here: its event has passed.
+        if !there {
+            self.lose(id, Cause::Unplugged, monotonic_ns());
+        }
+    }
+
+    fn watch(&mut self, fence: ObjectId, pending: Pending) {
+        let lost = match self.devices.known.get(&pending.device) {
+            Some(known) => known.lost,
+            None => Some(Cause::Unplugged),
+        };
+        if let Some(cause) = lost {
+            // It passed the gate before the loss, and came out of the queue after it.
+            let at_ns = monotonic_ns();
+            end_guard(pending.ender, Err(cause.errno()));
+            self.tell(Notice::Ended(fence, failed(cause, at_ns)));
+            return;
+        }
+        if let Err((pending, error)) = self.table.add(&self.epoll, fence.0, fence, pending) {
+            tracing::warn!(%fence, %error, "a fence cannot be watched; it ends with an error");
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            end_guard(pending.ender, Err(errno));
+            self.tell(Notice::Ended(fence, failed(Cause::Exporter(errno), monotonic_ns())));
+        }
+    }
+
+    fn source_ended(&mut self, fence: ObjectId) {
+        let Some(source) = self.table.source(fence) else { return };
+        let result = match self.machine.fence_status(source.as_fd()) {
+            Ok(Status::Pending) => return,
+            Ok(Status::Signalled) => Ok(()),
+            Ok(Status::Error(errno)) => Err(errno),
+            Err(error) => Err(error.raw_os_error().unwrap_or(libc::EIO)),
+        };
+        self.end(fence, ended(result, monotonic_ns()));
+    }
+
+    fn end(&mut self, fence: ObjectId, state: FenceState) {
+        let Some(pending) = self.table.take(fence) else { return };
+        let result = match state {
+            FenceState::Ok { .. } | FenceState::Pending => Ok(()),
+            FenceState::Failed { cause, .. } => Err(cause.errno()),
+        };
+        end_guard(pending.ender, result);
+        self.tell(Notice::Ended(fence, state));
+        forget_source(&self.epoll, &pending.source);
+    }
+
+    fn implicit_ended(&mut self, key: u64) {
+        let Some((device, buffer, fence)) = self.implicit.remove(&key) else { return };
+        forget_source(&self.epoll, &fence);
+        self.tell(Notice::ImplicitEnded(device, buffer, monotonic_ns()));
+    }
+
+    fn read_uevents(&mut self) {
+        let mut buffer = [0; MESSAGE_MAX];
+        loop {
+            let Some(uevents) = &self.uevents else { return };
+            let (meaning, at_ns) = match uevents.recv(&mut buffer) {
+                Ok(None) => return,
+                Ok(Some(event)) => {
+                    let at_ns = monotonic_ns();
+                    (self.devices.meaning(&event), at_ns)
+                }
+                Err(RecvError::Overrun) => {
+                    self.look_for_lost();
+                    continue;
+                }
+                Err(RecvError::Malformed(error)) => {
+                    tracing::warn!(%error, "a uevent that makes no sense");
+                    continue;
+                }
+                Err(RecvError::Io(error)) => {
+                    tracing::error!(%error, "uevents cannot be read; looking what is still there");
+                    self.look_for_lost();
+                    return;
+                }
+            };
+            match meaning {
+                None => {}
+                Some(Meaning::Lost(id)) => self.lose(id, Cause::Unplugged, at_ns),
+                Some(Meaning::ParentRemoved(id)) => {
+                    self.lose(id, Cause::Unplugged, at_ns);
+                    self.tell(Notice::ParentRemoved(id, at_ns));
+                }
+                Some(Meaning::Requested(id, why)) => self.tell(Notice::RemovalRequested(id, why)),
+            }
+        }
+    }
+
+    /// Events were lost: what is not there any more has gone unseen.
+    fn look_for_lost(&mut self) {
+        tracing::warn!("uevents were lost; looking for devices that have gone unseen");
+        let at_ns = monotonic_ns();
+        let vanished: Vec<DeviceId> = self
+            .devices
+            .known
+            .iter()
+            .filter(|(_, it)| it.lost.is_none() && !self.machine.is_there(&it.watched.desc))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in vanished {
+            self.lose(id, Cause::Vanished, at_ns);
+        }
+    }
+
+    /// Steps 1 and 2 of the unplug. The first caller wins.
+    fn lose(&mut self, id: DeviceId, cause: Cause, uevent_ns: u64) {
+        let Some(known) = self.devices.known.get_mut(&id) else { return };
+        if known.lost.is_some() || !known.watched.gate.lose() {
+            return;
+        }
+        known.lost = Some(cause);
+        let word = Word::new(known.watched.word.generation(), DeviceState::Lost);
+        self.state_page.publish(known.watched.slot, id, word);
+        let gate_ns = monotonic_ns();
+        let mut swept = self.table.take_all_of(id);
+        let mut guards = 0;
+        for (_, pending) in &mut swept {
+            if let Some(ender) = pending.ender.take() {
+                guards += 1;
+                end_guard(Some(ender), Err(cause.errno()));
+            }
+        }
+        let guards_ns = monotonic_ns();
+        let wall_clock_s = wall_clock_s();
+        let sweep = Sweep { cause, uevent_ns, wall_clock_s, gate_ns, guards_ns, guards };
+        self.tell(Notice::Lost(id, sweep));
+        for (_, pending) in swept {
+            forget_source(&self.epoll, &pending.source);
+        }
+    }
+
+    fn end_everything(&mut self) -> usize {
+        let mut guards = 0;
+        for pending in self.table.take_everything() {
+            if let Some(ender) = pending.ender {
+                guards += 1;
+                end_guard(Some(ender), Err(libc::ECANCELED));
+            }
+            forget_source(&self.epoll, &pending.source);
+        }
+        guards
+    }
+}
+
+fn end_guard(ender: Option<crate::guard::Ender>, result: Result<(), i32>) {
+    if let Some(ender) = ender
+        && let Err(error) = ender.end(result)
+    {
+        tracing::error!(%error, "a guard could not be ended as it should; it ends with an error");
+    }
+}

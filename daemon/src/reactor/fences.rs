@@ -1,0 +1,94 @@
+//! The fences that are watched: by id, by device, by deadline, and in epoll.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use dmashare_proto::{DeviceId, ObjectId};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+
+use super::deadlines::Deadlines;
+use crate::guard::Ender;
+
+/// One fence.
+pub(super) struct Pending {
+    pub device: DeviceId,
+    pub source: Arc<OwnedFd>,
+    pub ender: Option<Ender>,
+    pub deadline_ns: u64,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Table {
+    fences: HashMap<ObjectId, Pending>,
+    of: HashMap<DeviceId, HashSet<ObjectId>>,
+    pub deadlines: Deadlines,
+}
+
+impl Table {
+    /// Watches a fence; on an error it is given back, to be ended.
+    pub fn add(
+        &mut self,
+        epoll: &Epoll,
+        key: u64,
+        fence: ObjectId,
+        pending: Pending,
+    ) -> Result<(), (Pending, io::Error)> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, key);
+        if let Err(errno) = epoll.add(pending.source.as_fd(), event) {
+            return Err((pending, errno.into()));
+        }
+        self.of.entry(pending.device).or_default().insert(fence);
+        if pending.ender.is_some() {
+            self.deadlines.add(pending.deadline_ns, fence);
+        }
+        self.fences.insert(fence, pending);
+        Ok(())
+    }
+
+    pub fn source(&self, fence: ObjectId) -> Option<&OwnedFd> {
+        self.fences.get(&fence).map(|pending| &*pending.source)
+    }
+
+    /// Takes a fence out. Its source leaves epoll only with [`forget_source`]: the guard first.
+    pub fn take(&mut self, fence: ObjectId) -> Option<Pending> {
+        let pending = self.fences.remove(&fence)?;
+        self.deadlines.remove(pending.deadline_ns, fence);
+        if let Some(of) = self.of.get_mut(&pending.device) {
+            of.remove(&fence);
+            if of.is_empty() {
+                self.of.remove(&pending.device);
+            }
+        }
+        Some(pending)
+    }
+
+    /// Takes out everything of a device.
+    pub fn take_all_of(&mut self, device: DeviceId) -> Vec<(ObjectId, Pending)> {
+        let of = self.of.remove(&device).unwrap_or_default();
+        let mut taken = Vec::with_capacity(of.len());
+        for fence in of {
+            if let Some(pending) = self.fences.remove(&fence) {
+                self.deadlines.remove(pending.deadline_ns, fence);
+                taken.push((fence, pending));
+            }
+        }
+        taken
+    }
+
+    pub fn take_everything(&mut self) -> Vec<Pending> {
+        self.of.clear();
+        self.deadlines = Deadlines::default();
+        self.fences.drain().map(|(_, pending)| pending).collect()
+    }
+}
+
+/// Takes a source out of epoll. Closing our descriptor would not do: the client has another one of
+/// the same open file, and epoll goes on reporting for the file.
+pub(super) fn forget_source(epoll: &Epoll, source: &OwnedFd) {
+    if let Err(error) = epoll.delete(source.as_fd()) {
+        tracing::error!(%error, "a fence could not be taken out of epoll");
+    }
+}

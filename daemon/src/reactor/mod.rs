@@ -1,0 +1,178 @@
+//! The fence reactor: one thread that owns every pending source fence and its guard, and reads the
+//! kernel's uevents. Nothing that it does waits for a client, a lock, or the main thread, so the way
+//! from "source signalled" to "guard signalled", and from "card removed" to "all guards ended", is
+//! one wake-up.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use dmashare_proto::message::{Cause, FenceState};
+use dmashare_proto::state_page::Word;
+use dmashare_proto::{ClientId, DeviceId, ObjectId};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::core::Sweep;
+use crate::devices::DeviceDesc;
+use crate::gate::Gate;
+use crate::guard::Ender;
+use crate::kernel::Machine;
+use crate::state_page::StatePage;
+
+mod deadlines;
+mod engine;
+mod fences;
+mod removals;
+mod uevents;
+
+pub use uevents::Uevents;
+
+/// A device as the reactor knows it.
+pub struct Watched {
+    /// What it is.
+    pub desc: DeviceDesc,
+    /// To be closed at its loss.
+    pub gate: Arc<Gate>,
+    /// Its slot on the state page.
+    pub slot: u32,
+    /// Its word there while it is present.
+    pub word: Word,
+}
+
+/// What the main thread asks for. Commands are carried out in their order.
+pub enum Command {
+    /// Watch a device's removal (again, when it has got another node).
+    AddDevice(DeviceId, Watched),
+    /// A device is gone.
+    ForgetDevice(DeviceId),
+    /// Watch a fence; `ender` is its guard's end, `None` for one that was passed through.
+    Watch {
+        /// The fence.
+        fence: ObjectId,
+        /// Its exporter device.
+        device: DeviceId,
+        /// The source.
+        source: Arc<OwnedFd>,
+        /// The guard's end.
+        ender: Option<Ender>,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        deadline_ns: u64,
+    },
+    /// Watch a fence of a lost buffer's reservation object: only to tell when it ends.
+    WatchImplicit {
+        /// The lost device.
+        device: DeviceId,
+        /// The buffer.
+        buffer: ObjectId,
+        /// What was pending in it.
+        fence: OwnedFd,
+    },
+    /// Answer with [`Notice::Probed`] of the same values, behind all that has ended so far.
+    Probe {
+        /// The fence.
+        fence: ObjectId,
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
+    },
+    /// End every guard with an error, and stop.
+    Stop,
+}
+
+/// What the reactor tells the main thread, in the order in which it happened.
+#[derive(Debug)]
+pub enum Notice {
+    /// A fence has ended, and its guard with it.
+    Ended(ObjectId, FenceState),
+    /// A device is lost: its gate is closed, *Lost* is published, its guards are ended.
+    Lost(DeviceId, Sweep),
+    /// The device above a lost device's DRM nodes is gone from the kernel.
+    ParentRemoved(DeviceId, u64),
+    /// A synthetic `remove` for a device that is still there.
+    RemovalRequested(DeviceId, String),
+    /// A fence of a lost buffer's reservation object has ended.
+    ImplicitEnded(DeviceId, ObjectId, u64),
+    /// All that had ended when the probe was taken out has been told.
+    Probed {
+        /// The fence.
+        fence: ObjectId,
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
+    },
+    /// The reactor has ended, with so many guards ended by that. After an error the service cannot
+    /// do its work.
+    Stopped(io::Result<usize>),
+}
+
+/// The main thread's end of the reactor.
+pub struct Reactor {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reactor {
+    /// Starts the thread. It listens for removals when this returns, so devices that are found after
+    /// it cannot be lost unseen.
+    ///
+    /// # Errors
+    /// epoll, eventfd or the thread cannot be had.
+    pub fn start(
+        machine: Machine,
+        uevents: Option<Uevents>,
+        state_page: Arc<StatePage>,
+        notices: UnboundedSender<Notice>,
+    ) -> io::Result<Self> {
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let (commands, receiver) = mpsc::channel();
+        let engine = engine::Engine::new(
+            machine,
+            uevents,
+            state_page,
+            receiver,
+            Arc::clone(&wake),
+            notices.clone(),
+        )?;
+        let thread = std::thread::Builder::new().name("fences".to_owned()).spawn(move || {
+            let result = engine.run();
+            if notices.send(Notice::Stopped(result)).is_err() {
+                tracing::debug!("the main thread was gone before the reactor");
+            }
+        })?;
+        Ok(Self { commands, wake, thread: Some(thread) })
+    }
+
+    /// Queues a command and wakes the thread. If the thread is gone the command is dropped, and with
+    /// it its fds and guards (which ends them); the main thread hears of that by [`Notice::Stopped`].
+    pub fn send(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            tracing::error!("the fence reactor is gone; a fence ends with an error");
+            return;
+        }
+        if let Err(error) = self.wake.write(1) {
+            // EAGAIN cannot be: that takes 2^64 - 2 unread wake-ups.
+            tracing::error!(%error, "waking the fence reactor failed");
+        }
+    }
+
+    /// Stops the thread and waits for it.
+    pub fn stop(mut self) {
+        self.send(Command::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the fence reactor panicked");
+        }
+    }
+}
+
+/// The cause as a state of a fence.
+fn failed(cause: Cause, at_ns: u64) -> FenceState {
+    FenceState::Failed { cause, at_ns }
+}

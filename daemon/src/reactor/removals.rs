@@ -1,0 +1,148 @@
+//! Which device a removal is of.
+
+use std::collections::{HashMap, VecDeque};
+
+use dmashare_proto::DeviceId;
+use dmashare_proto::message::Cause;
+use dmashare_uapi::uevent::Uevent;
+
+use super::Watched;
+
+/// Lost devices whose parent's removal is still of interest.
+const PARENTS: usize = 16;
+
+/// A device, and why it was lost if it was.
+pub(super) struct Known {
+    pub watched: Watched,
+    pub lost: Option<Cause>,
+}
+
+/// What a uevent says about the devices.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// The device is being removed.
+    Lost(DeviceId),
+    /// The device above the DRM nodes is removed.
+    ParentRemoved(DeviceId),
+    /// Somebody wrote `remove` into a node's uevent file; the device is still there.
+    Requested(DeviceId, String),
+}
+
+/// The devices that are watched.
+#[derive(Default)]
+pub(super) struct Devices {
+    pub known: HashMap<DeviceId, Known>,
+    by_devpath: HashMap<String, DeviceId>,
+    parents: VecDeque<(String, DeviceId)>,
+}
+
+impl Devices {
+    pub fn add(&mut self, id: DeviceId, watched: Watched) {
+        for node in &watched.desc.nodes {
+            self.by_devpath.insert(node.devpath.clone(), id);
+        }
+        self.parents.retain(|(path, _)| *path != watched.desc.parent_devpath);
+        if self.parents.len() == PARENTS {
+            self.parents.pop_front();
+        }
+        self.parents.push_back((watched.desc.parent_devpath.clone(), id));
+        let lost = self.known.get(&id).and_then(|known| known.lost);
+        self.known.insert(id, Known { watched, lost });
+    }
+
+    pub fn forget(&mut self, id: DeviceId) {
+        self.known.remove(&id);
+        self.by_devpath.retain(|_, of| *of != id);
+    }
+
+    /// What an event means; `None` for most of them.
+    pub fn meaning(&mut self, event: &Uevent<'_>) -> Option<Meaning> {
+        if event.action != "remove" {
+            return None;
+        }
+        if event.subsystem == "drm" {
+            let &id = self.by_devpath.get(event.devpath)?;
+            return Some(match event.synth_uuid {
+                Some(uuid) => {
+                    let node = event.devname.unwrap_or(event.devpath);
+                    Meaning::Requested(id, format!("synthetic remove of {node} ({uuid})"))
+                }
+                None => Meaning::Lost(id),
+            });
+        }
+        if event.synth_uuid.is_some() {
+            return None;
+        }
+        let index = self.parents.iter().position(|(path, _)| path == event.devpath)?;
+        let (_, id) = self.parents.remove(index)?;
+        Some(Meaning::ParentRemoved(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use dmashare_proto::state_page::{DeviceState, Word};
+
+    use super::*;
+    use crate::devices::{DeviceDesc, NodeDesc, NodeId};
+
+    fn devices() -> Devices {
+        let mut devices = Devices::default();
+        let desc = DeviceDesc {
+            name: "0000:01:00.0".to_owned(),
+            pci: "0000:01:00.0".to_owned(),
+            parent_devpath: "/devices/pci0/0000:01:00.0".to_owned(),
+            syspath: PathBuf::new(),
+            driver: "virtio_gpu".to_owned(),
+            nodes: vec![NodeDesc {
+                id: NodeId(226, 1),
+                devname: "/dev/dri/card1".to_owned(),
+                devpath: "/devices/pci0/0000:01:00.0/virtio2/drm/card1".to_owned(),
+            }],
+            removable: true,
+            removable_reason: String::new(),
+        };
+        let word = Word::new(1, DeviceState::Present);
+        devices.add(DeviceId(3), Watched { desc, gate: Arc::default(), slot: 0, word });
+        devices
+    }
+
+    fn meaning(devices: &mut Devices, lines: &[&str]) -> Option<Meaning> {
+        let message = lines.join("\0") + "\0";
+        devices.meaning(&Uevent::parse(message.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_removal_by_the_kernel() {
+        let mut devices = devices();
+        let path = "/devices/pci0/0000:01:00.0/virtio2/drm/card1";
+        let event = [
+            &format!("remove@{path}"),
+            "ACTION=remove",
+            &format!("DEVPATH={path}"),
+            "SUBSYSTEM=drm",
+            "SEQNUM=1",
+        ];
+        assert_eq!(meaning(&mut devices, &event), Some(Meaning::Lost(DeviceId(3))));
+        let mut synthetic = event.to_vec();
+        synthetic.push("SYNTH_UUID=0");
+        assert!(matches!(meaning(&mut devices, &synthetic), Some(Meaning::Requested(_, _))));
+    }
+
+    #[test]
+    fn the_parents_removal_counts_once() {
+        let mut devices = devices();
+        let event = [
+            "remove@/devices/pci0/0000:01:00.0",
+            "ACTION=remove",
+            "DEVPATH=/devices/pci0/0000:01:00.0",
+            "SUBSYSTEM=pci",
+            "SEQNUM=2",
+        ];
+        assert_eq!(meaning(&mut devices, &event), Some(Meaning::ParentRemoved(DeviceId(3))));
+        assert_eq!(meaning(&mut devices, &event), None);
+    }
+}

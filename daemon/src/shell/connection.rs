@@ -1,0 +1,278 @@
+//! One client's connection: a task that reads, and an outbox that never makes the broker wait.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use dmashare_proto::codec::{decode_header, decode_request, encode};
+use dmashare_proto::transport::{Buffer, Received, send};
+use dmashare_proto::{ClientId, ErrorCode, Reply, WireError};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use super::{Shared, intake, poll};
+use crate::clock::monotonic_ns;
+use crate::core::{Credentials, Outgoing};
+
+/// Requests that one client may have answered before the others get their turn.
+const TURN: usize = 32;
+
+/// What waits to be sent to one client, and the way to send it.
+pub(super) struct Outbox {
+    socket: Arc<OwnedFd>,
+    queue: RefCell<VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>>,
+    wake: Notify,
+    /// To be closed once the queue is empty.
+    closing: Cell<bool>,
+    /// To be closed at once: it did not read, or its process is met by the policy.
+    broken: Cell<bool>,
+    pub pid: i32,
+    pub pidfd: Option<OwnedFd>,
+}
+
+impl Outbox {
+    /// Sends a message now if the socket takes it, else when it does; a client that has let `most`
+    /// messages wait is given up.
+    pub fn push(&self, message: &Outgoing, fds: Vec<Arc<OwnedFd>>, most: usize) {
+        if self.closing.get() || self.broken.get() {
+            return;
+        }
+        let encoded = match message {
+            Outgoing::Reply(id, reply) => encode(reply, *id, fds.len()),
+            Outgoing::Event(event) => encode(event, 0, fds.len()),
+        };
+        let bytes = match (encoded, message) {
+            (Ok(bytes), _) => bytes,
+            (Err(error), Outgoing::Reply(id, _)) => {
+                tracing::error!(%error, "a reply does not fit its datagram");
+                let Ok(bytes) = encode(&Reply::Error(error), *id, 0) else { return };
+                return self.put(bytes, Vec::new(), most);
+            }
+            (Err(error), Outgoing::Event(_)) => {
+                tracing::error!(%error, "an event does not fit its datagram");
+                return;
+            }
+        };
+        self.put(bytes, fds, most);
+    }
+
+    fn put(&self, bytes: Vec<u8>, fds: Vec<Arc<OwnedFd>>, most: usize) {
+        let mut queue = self.queue.borrow_mut();
+        if queue.is_empty() {
+            match send_one(self.socket.as_fd(), &bytes, &fds) {
+                Ok(()) => return,
+                Err(error) if is_full(&error) => {}
+                Err(_) => return self.break_off(),
+            }
+        }
+        if queue.len() >= most {
+            tracing::warn!(pid = self.pid, "a client does not read; it is disconnected");
+            return self.break_off();
+        }
+        queue.push_back((bytes, fds));
+        self.wake.notify_one();
+    }
+
+    /// Closes the connection when what is queued is sent.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.wake.notify_one();
+    }
+
+    /// Closes the connection at once.
+    pub fn break_off(&self) {
+        self.broken.set(true);
+        self.wake.notify_one();
+    }
+
+    fn is_over(&self) -> bool {
+        self.broken.get() || (self.closing.get() && self.queue.borrow().is_empty())
+    }
+
+    /// Sends what the socket takes. `false` when it is full.
+    fn flush(&self) -> bool {
+        loop {
+            let mut queue = self.queue.borrow_mut();
+            let Some((bytes, fds)) = queue.front() else { return true };
+            match send_one(self.socket.as_fd(), bytes, fds) {
+                Ok(()) => {
+                    queue.pop_front();
+                }
+                Err(error) if is_full(&error) => return false,
+                Err(_) => {
+                    self.broken.set(true);
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+fn send_one(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[Arc<OwnedFd>]) -> io::Result<()> {
+    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
+    send(socket, bytes, &fds)
+}
+
+/// Not now: the peer's queue is full, or (ETOOMANYREFS) too many of our fds are in flight to peers
+/// that do not read.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ETOOMANYREFS)
+}
+
+/// Who is at the other end.
+pub(super) struct Peer {
+    pub pid: i32,
+    pub uid: u32,
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// Takes a connection in: a task serves it from here. One that is over a limit is told so and
+/// closed.
+pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<()> {
+    nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+    let socket = Arc::new(socket);
+    let unit = crate::kernel::holds::unit_of(peer.pid);
+    let creds = Credentials { pid: peer.pid, uid: peer.uid, unit };
+    let outbox = Rc::new(Outbox {
+        socket: Arc::clone(&socket),
+        queue: RefCell::default(),
+        wake: Notify::new(),
+        closing: Cell::new(false),
+        broken: Cell::new(false),
+        pid: peer.pid,
+        pidfd: peer.pidfd,
+    });
+    // Registered before the client is in the tables, so that an error leaves nothing there.
+    let socket = poll::register(socket)?;
+    let mut this = shell.borrow_mut();
+    match this.event(|broker, out| broker.connect(creds, out)) {
+        Ok(client) => {
+            this.connections.insert(client, Rc::clone(&outbox));
+            drop(this);
+            let shell = Rc::clone(shell);
+            tokio::task::spawn_local(async move {
+                serve(&shell, client, &socket, &outbox).await;
+                let mut shell = shell.borrow_mut();
+                shell.connections.remove(&client);
+                shell.event(|broker, out| broker.disconnect(client, out));
+            });
+        }
+        Err(error) => {
+            tracing::warn!(pid = peer.pid, uid = peer.uid, %error, "a connection is refused");
+            outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), 1);
+        }
+    }
+    Ok(())
+}
+
+async fn serve(shell: &Shared, client: ClientId, socket: &AsyncFd<Arc<OwnedFd>>, outbox: &Outbox) {
+    let mut buffer = Buffer::default();
+    while !outbox.is_over() {
+        let full = !outbox.flush();
+        if outbox.is_over() {
+            return;
+        }
+        tokio::select! {
+            ready = socket.readable() => {
+                let Ok(mut ready) = ready else { return };
+                match read_some(shell, client, socket.get_ref().as_fd(), &mut buffer, outbox) {
+                    Reading::More => {}
+                    Reading::Dry => ready.clear_ready(),
+                    Reading::Over => return,
+                }
+            }
+            ready = socket.writable(), if full => {
+                let Ok(mut ready) = ready else { return };
+                if !outbox.flush() {
+                    ready.clear_ready();
+                }
+            }
+            () = outbox.wake.notified() => {}
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+enum Reading {
+    More,
+    Dry,
+    Over,
+}
+
+fn read_some(
+    shell: &Shared,
+    client: ClientId,
+    socket: BorrowedFd<'_>,
+    buffer: &mut Buffer,
+    outbox: &Outbox,
+) -> Reading {
+    for _ in 0..TURN {
+        if outbox.is_over() || outbox.closing.get() {
+            return if outbox.is_over() { Reading::Over } else { Reading::Dry };
+        }
+        match buffer.receive(socket) {
+            Ok(Received::Datagram(len, fds)) => {
+                shell.borrow_mut().datagram(client, buffer.bytes(len), fds);
+            }
+            Ok(Received::Closed) => return Reading::Over,
+            Ok(Received::Truncated) => {
+                let text = "a datagram was too long, or its file descriptors did not all arrive";
+                let error = WireError::new(ErrorCode::TOO_LARGE, text);
+                outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), usize::MAX);
+                outbox.close();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Reading::Dry,
+            Err(error) => {
+                tracing::debug!(%client, %error, "a connection failed");
+                return Reading::Over;
+            }
+        }
+    }
+    Reading::More
+}
+
+impl super::Shell {
+    /// One datagram of a client's, with its fds: whatever becomes of it, they are closed or have an
+    /// owner when this returns.
+    fn datagram(&mut self, client: ClientId, bytes: &[u8], fds: Vec<OwnedFd>) {
+        let count = fds.len();
+        let (header, request) = match decode_request(bytes, count) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                let id = error.header.map_or(0, |header| header.id);
+                self.reply(client, id, Reply::Error(error.error));
+                // Without a header nobody knows what it was meant to be.
+                if decode_header(bytes).is_err() {
+                    self.close(client);
+                }
+                return;
+            }
+        };
+        if header.id == 0 {
+            let error = WireError::new(ErrorCode::MALFORMED, "a request's id is not 0");
+            return self.reply(client, 0, Reply::Error(error));
+        }
+        match intake::check(self, client, request, fds) {
+            Ok(checked) => {
+                let now_ns = monotonic_ns();
+                self.event(|broker, out| broker.request(now_ns, client, header.id, checked, out));
+            }
+            Err(error) => self.reply(client, header.id, Reply::Error(error)),
+        }
+    }
+
+    pub(super) fn reply(&self, client: ClientId, id: u64, reply: Reply) {
+        if let Some(outbox) = self.connections.get(&client) {
+            outbox.push(&Outgoing::Reply(id, reply), Vec::new(), self.queue_messages);
+        }
+    }
+
+    pub(super) fn close(&self, client: ClientId) {
+        if let Some(outbox) = self.connections.get(&client) {
+            outbox.close();
+        }
+    }
+}

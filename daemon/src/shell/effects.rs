@@ -1,0 +1,140 @@
+//! Effects, carried out in their order.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use dmashare_proto::report::{ImplicitFence, Step};
+use dmashare_proto::{DeviceId, ObjectId};
+
+use super::{Os, Shell, overdue};
+use crate::clock::monotonic_ns;
+use crate::core::{Effect, Effects};
+use crate::reactor::{Command, Watched};
+use crate::view::BusUpdate;
+
+impl Shell {
+    pub(super) fn carry_out(&mut self, effects: Effects<Os>) {
+        for effect in effects {
+            self.carry_out_one(effect);
+        }
+    }
+
+    fn carry_out_one(&mut self, effect: Effect<Os>) {
+        match effect {
+            Effect::Send { client, message, fds } => {
+                if let Some(outbox) = self.connections.get(&client) {
+                    outbox.push(&message, fds, self.queue_messages);
+                }
+            }
+            Effect::Disconnect(client) => self.close(client),
+            Effect::Watch { fence, device, source, ender, deadline_ns } => {
+                self.reactor.send(Command::Watch { fence, device, source, ender, deadline_ns });
+            }
+            Effect::Probe { fence, client, id } => {
+                self.reactor.send(Command::Probe { fence, client, id });
+            }
+            Effect::AddDevice { device, desc, gate, slot, word } => {
+                tracing::info!(
+                    device = device.0,
+                    name = desc.name,
+                    driver = desc.driver,
+                    removable = desc.removable,
+                    reason = desc.removable_reason,
+                    "a device is present"
+                );
+                let watched = Watched { desc, gate, slot, word };
+                self.reactor.send(Command::AddDevice(device, watched));
+            }
+            Effect::ForgetDevice(device) => {
+                tracing::info!(device = device.0, "a lost device is gone: nothing of it is left");
+                self.reactor.send(Command::ForgetDevice(device));
+            }
+            Effect::Publish { slot, device, word } => self.state_page.publish(slot, device, word),
+            Effect::ScanImplicit(device, buffers) => self.scan_implicit(device, buffers),
+            Effect::Close(fds) => drop(fds),
+            Effect::Mark(device, step) => self.mark(device, step),
+            Effect::Overdue { device, client, inodes } => {
+                if let Some(outbox) = self.connections.get(&client) {
+                    let late = overdue::Late { device, client, pid: outbox.pid, inodes };
+                    if self.late.send(late).is_err() {
+                        tracing::debug!("stopping; late clients are not met any more");
+                    }
+                }
+            }
+            Effect::TellLost { device, cause, at_ns, had } => {
+                tracing::warn!(
+                    device = device.0,
+                    cause = cause.name(),
+                    buffers = had.buffers,
+                    imports = had.imports,
+                    fences = had.fences,
+                    "a device is lost"
+                );
+                self.flush_to_bus();
+                self.tell_bus(BusUpdate::Lost { device, cause, at_ns, had });
+            }
+            Effect::TellRemovalRequested(device, why) => {
+                tracing::info!(device = device.0, why, "somebody asks for a device; it is present");
+                self.tell_bus(BusUpdate::RemovalRequested { device, why });
+            }
+            Effect::ReserveIds(up_to) => self.reserve_ids(up_to),
+        }
+    }
+
+    pub(super) fn reserve_ids(&self, up_to: u64) {
+        if let Err(error) = self.id_file.reserve(up_to) {
+            // Ids of this life stay unique; those of the next could repeat.
+            tracing::error!(%error, "ids could not be reserved; they may repeat after a restart");
+        }
+    }
+
+    fn mark(&mut self, device: DeviceId, step: Step) {
+        let at_ns = monotonic_ns();
+        self.broker.mark(device, step, at_ns);
+        if let Some(report) = self.broker.reports().find(|report| report.device == device) {
+            tracing::info!(
+                device = device.0,
+                step = step.name(),
+                us = report.micros(step).unwrap_or(0),
+                "unplug"
+            );
+        }
+    }
+
+    /// The exporter's fences in the reservation objects of lost buffers: nobody can end them from
+    /// here, so they are named, and watched.
+    fn scan_implicit(&mut self, device: DeviceId, buffers: Vec<(ObjectId, Arc<OwnedFd>)>) {
+        let mut found = Vec::new();
+        for (buffer, fd) in buffers {
+            match self.machine.implicit(fd.as_fd()) {
+                Ok(None) => {}
+                Ok(Some((fence, infos))) => {
+                    let seen_ns = monotonic_ns();
+                    found.extend(infos.into_iter().map(|info| ImplicitFence {
+                        buffer,
+                        driver: info.driver,
+                        timeline: info.timeline,
+                        seen_ns,
+                        ended_ns: None,
+                    }));
+                    self.reactor.send(Command::WatchImplicit { device, buffer, fence });
+                }
+                Err(error) => {
+                    tracing::warn!(%buffer, %error, "its implicit fences cannot be looked at");
+                }
+            }
+        }
+        for fence in &found {
+            tracing::warn!(
+                device = device.0,
+                buffer = fence.buffer.0,
+                driver = fence.driver,
+                timeline = fence.timeline,
+                "an implicit fence of a lost buffer is still pending; only its driver can end it"
+            );
+        }
+        if !found.is_empty() {
+            self.broker.implicit_found(device, found);
+        }
+    }
+}

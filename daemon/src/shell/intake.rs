@@ -1,0 +1,113 @@
+//! A request's file descriptors are looked at here, before the core sees any of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use dmashare_proto::limits::MAX_PLANES;
+use dmashare_proto::message::{Importer, Request};
+use dmashare_proto::{ClientId, ErrorCode, Token, WireError};
+use dmashare_uapi::sync_file::Status;
+
+use super::{Os, Shell};
+use crate::core::{Checked, CheckedFence, CheckedPlane};
+
+/// Turns a request into what the core takes. The descriptors are consumed: on an error they are
+/// closed.
+pub(super) fn check(
+    shell: &Shell,
+    client: ClientId,
+    request: Request,
+    fds: Vec<OwnedFd>,
+) -> Result<Checked<Os>, WireError> {
+    let name = request.name();
+    let count = fds.len();
+    let expect = |wanted: std::ops::RangeInclusive<usize>| {
+        if wanted.contains(&count) {
+            return Ok(());
+        }
+        Err(WireError::new(
+            ErrorCode::FD_COUNT,
+            format!(
+                "{name} takes {} to {} file descriptors, not {count}",
+                wanted.start(),
+                wanted.end()
+            ),
+        ))
+    };
+    let mut fds = fds.into_iter();
+    let missing = || WireError::new(ErrorCode::FD_COUNT, format!("{name} lacks a file descriptor"));
+    match request {
+        Request::Export(export) => {
+            expect(2..=1 + MAX_PLANES)?;
+            let node = shell.machine.node(fds.next().ok_or_else(missing)?.as_fd())?;
+            let mut planes = Vec::with_capacity(MAX_PLANES);
+            for fd in fds {
+                let found = shell.machine.dma_buf(fd.as_fd())?;
+                planes.push(CheckedPlane {
+                    fd: Arc::new(fd),
+                    inode: found.inode,
+                    size: found.size,
+                    exporter: found.exporter,
+                });
+            }
+            Ok(Checked::Export { node, layout: export.layout, planes })
+        }
+        Request::Import(import) => {
+            let by = match import.by {
+                Importer::Cpu => {
+                    expect(0..=0)?;
+                    None
+                }
+                Importer::Device => {
+                    expect(1..=1)?;
+                    Some(shell.machine.node(fds.next().ok_or_else(missing)?.as_fd())?)
+                }
+            };
+            Ok(Checked::Import { token: import.token, by })
+        }
+        Request::ShareFence(options) => {
+            expect(2..=2)?;
+            let node = shell.machine.node(fds.next().ok_or_else(missing)?.as_fd())?;
+            let source = fds.next().ok_or_else(missing)?;
+            let status = shell.machine.source_fence(source.as_fd())?;
+            let plan = shell.broker.plan_fence(client, node, options.policy)?;
+            let source = match status {
+                Status::Signalled => CheckedFence::Ended(Ok(())),
+                Status::Error(errno) => CheckedFence::Ended(Err(errno)),
+                Status::Pending if plan.guard => guarded(shell, source)?,
+                Status::Pending => CheckedFence::Passed(Arc::new(source)),
+            };
+            Ok(Checked::ShareFence { node, options, source })
+        }
+        Request::Hello(hello) => expect(0..=0).map(|()| Checked::Hello(hello)),
+        Request::ListDevices(()) => expect(0..=0).map(|()| Checked::ListDevices),
+        Request::Grant(grant) => {
+            expect(0..=0)?;
+            let token = Token::random().map_err(|error| {
+                WireError::new(ErrorCode::INTERNAL, format!("no random bytes: {error}"))
+            })?;
+            Ok(Checked::Grant(grant, token))
+        }
+        Request::Release(object) => expect(0..=0).map(|()| Checked::Release(object)),
+        Request::ImportFence(token) => expect(0..=0).map(|()| Checked::ImportFence(token)),
+        Request::QueryFence(fence) => expect(0..=0).map(|()| Checked::QueryFence(fence)),
+        Request::Acknowledge(device) => expect(0..=0).map(|()| Checked::Acknowledge(device)),
+        _ => Err(WireError::new(ErrorCode::UNKNOWN_MESSAGE, format!("{name} is not served"))),
+    }
+}
+
+fn guarded(shell: &Shell, source: OwnedFd) -> Result<CheckedFence<Os>, WireError> {
+    let Some(backend) = &shell.backend else {
+        return Err(WireError::new(ErrorCode::UNSUPPORTED, "no guard fence can be made here"));
+    };
+    let guard = backend.make().map_err(|error| {
+        WireError::new(ErrorCode::INTERNAL, format!("a guard fence could not be made: {error}"))
+            .errno(&error)
+    })?;
+    Ok(CheckedFence::Guarded {
+        source: Arc::new(source),
+        guard: Arc::new(guard.fence),
+        ender: guard.ender,
+        kind: backend.kind(),
+    })
+}

@@ -1,0 +1,94 @@
+//! The listening socket: systemd's, or one of our own.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dmashare_uapi::pidfd;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
+};
+use std::os::fd::AsFd;
+
+use super::connection::{Peer, accept};
+use super::{Shared, poll};
+
+/// How long no connection is taken when the process is out of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The socket that systemd passed, if it passed one.
+pub(super) fn inherited() -> io::Result<Option<OwnedFd>> {
+    let mut passed = listenfd::ListenFd::from_env();
+    let fd = passed.take_raw_fd(0)?;
+    // SAFETY: systemd passed it to this process (LISTEN_PID was checked), and it was taken out of
+    // the list just now, so nobody else owns it.
+    let fd = fd.map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
+    if let Some(fd) = &fd {
+        let flags = nix::fcntl::FdFlag::FD_CLOEXEC;
+        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(flags))?;
+        let flags = nix::fcntl::OFlag::O_NONBLOCK;
+        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+    }
+    Ok(fd)
+}
+
+/// Binds `path`. A socket that a former run has left is replaced; one that somebody listens on is
+/// not.
+pub(super) fn bound(path: &Path) -> io::Result<OwnedFd> {
+    if dmashare_proto::transport::connect_to(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!("another dmashared listens on {}", path.display()),
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(path, everyone)?;
+    listen(&fd, Backlog::MAXCONN)?;
+    Ok(fd)
+}
+
+/// Takes connections for ever.
+pub(super) async fn serve(shell: Shared, socket: OwnedFd) -> io::Result<()> {
+    let socket = poll::register(Arc::new(socket))?;
+    loop {
+        let mut ready = socket.readable().await?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        match accept4(socket.get_ref().as_raw_fd(), flags) {
+            // SAFETY: accept4 has just made it, and nobody else knows it.
+            Ok(raw) => take_in(&shell, unsafe { OwnedFd::from_raw_fd(raw) }),
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
+                // The connection stays in the backlog. There is no event for "a descriptor is free",
+                // so this is tried again while the shortage lasts.
+                tracing::error!(%errno, "no connection can be taken");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn take_in(shell: &Shared, socket: OwnedFd) {
+    let peer = match pidfd::peer(socket.as_fd()) {
+        Ok(peer) => Peer { pid: peer.pid, uid: peer.uid, pidfd: peer.pidfd },
+        Err(error) => {
+            tracing::warn!(%error, "a peer whose credentials cannot be had");
+            return;
+        }
+    };
+    if let Err(error) = accept(&Rc::clone(shell), socket, peer) {
+        tracing::error!(%error, "a connection could not be served");
+    }
+}

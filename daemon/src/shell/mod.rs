@@ -1,0 +1,105 @@
+//! The main thread: everything that is neither pure nor the reactor's. It turns what happens into
+//! the core's events and carries out the core's effects.
+//!
+//! All of it runs on one thread. The [`Shell`] is borrowed for the length of one event, never
+//! across an await.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dmashare_proto::ClientId;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::config::Overdue;
+use crate::core::{Broker, Effects, Handles};
+use crate::guard::{Ender, GuardBackend};
+use crate::kernel::Machine;
+use crate::reactor::Reactor;
+use crate::state_page::StatePage;
+use crate::view::BusUpdate;
+
+mod arrivals;
+mod connection;
+mod effects;
+mod id_file;
+mod intake;
+mod listener;
+mod notices;
+mod overdue;
+mod poll;
+pub mod start;
+mod tasks;
+
+use connection::Outbox;
+
+/// The core's handles on this machine.
+#[derive(Debug)]
+pub struct Os;
+
+impl Handles for Os {
+    type Fd = Arc<OwnedFd>;
+    type Ender = Ender;
+}
+
+/// How long the bus may lag behind: changes in that time become one signal a property.
+const BUS_LAG: Duration = Duration::from_millis(100);
+
+/// The main thread's state.
+pub struct Shell {
+    broker: Broker<Os>,
+    machine: Machine,
+    backend: Option<Box<dyn GuardBackend>>,
+    reactor: Reactor,
+    state_page: Arc<StatePage>,
+    connections: HashMap<ClientId, Rc<Outbox>>,
+    bus: UnboundedSender<BusUpdate>,
+    id_file: id_file::IdFile,
+    overdue: Overdue,
+    queue_messages: usize,
+    /// Wakes the task that flushes to the bus.
+    bus_dirty: Rc<Notify>,
+    /// Wakes the task that waits for the core's next deadline.
+    deadline_changed: Rc<Notify>,
+    /// Clients whose late acknowledgement is to be met, for the task that looks at them.
+    late: UnboundedSender<overdue::Late>,
+    socket: PathBuf,
+}
+
+/// The shell as its tasks share it.
+pub type Shared = Rc<RefCell<Shell>>;
+
+impl Shell {
+    /// Gives the core an event and carries out what it wants.
+    fn event<R>(&mut self, event: impl FnOnce(&mut Broker<Os>, &mut Effects<Os>) -> R) -> R {
+        let deadline = self.broker.next_deadline_ns();
+        let mut effects = Vec::new();
+        let result = event(&mut self.broker, &mut effects);
+        self.carry_out(effects);
+        if self.broker.next_deadline_ns() != deadline {
+            self.deadline_changed.notify_one();
+        }
+        if self.broker.has_updates() {
+            self.bus_dirty.notify_one();
+        }
+        result
+    }
+
+    /// Sends the bus what has changed.
+    fn flush_to_bus(&mut self) {
+        for update in self.broker.take_updates() {
+            self.tell_bus(update);
+        }
+    }
+
+    fn tell_bus(&self, update: BusUpdate) {
+        if self.bus.send(update).is_err() {
+            tracing::debug!("the bus task has ended");
+        }
+    }
+}

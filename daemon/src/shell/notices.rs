@@ -1,0 +1,40 @@
+//! What the reactor tells, for the core.
+
+use super::Shell;
+use crate::clock::monotonic_ns;
+use crate::reactor::Notice;
+
+impl Shell {
+    /// `true` when the reactor has ended and the service has to.
+    pub(super) fn notice(&mut self, notice: Notice) -> bool {
+        match notice {
+            Notice::Ended(fence, state) => {
+                self.event(|broker, out| broker.fence_ended(fence, state, out));
+            }
+            Notice::Lost(device, sweep) => {
+                let now_ns = monotonic_ns();
+                self.event(|broker, out| broker.device_lost(now_ns, device, &sweep, out));
+            }
+            Notice::ParentRemoved(device, at_ns) => {
+                self.event(|broker, _| broker.parent_removed(device, at_ns));
+            }
+            Notice::RemovalRequested(device, why) => {
+                self.event(|broker, out| broker.removal_requested(device, why, out));
+            }
+            Notice::ImplicitEnded(device, buffer, at_ns) => {
+                self.event(|broker, _| broker.implicit_ended(device, buffer, at_ns));
+            }
+            Notice::Probed { fence, client, id } => {
+                self.event(|broker, out| broker.probed(fence, client, id, out));
+            }
+            Notice::Stopped(result) => {
+                match result {
+                    Ok(guards) => tracing::info!(guards, "the fence reactor has stopped"),
+                    Err(error) => tracing::error!(%error, "the fence reactor has failed"),
+                }
+                return true;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,239 @@
+//! The start of the service, in an order in which nothing is missed, and its stop.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use dmashare_proto::message::GuardKind;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+
+use super::{Shared, Shell, arrivals, id_file, listener, overdue, tasks};
+use crate::bus::{self, BusAddress, BusFacts};
+use crate::config::Config;
+use crate::core::{Broker, IdSource, Limits};
+use crate::devices::DeviceSource;
+use crate::devices::udev_source::UdevSource;
+use crate::guard::{self, GuardBackend, Probe};
+use crate::kernel::Machine;
+use crate::reactor::{Reactor, Uevents};
+use crate::state_page::StatePage;
+
+/// What the command line adds to the configuration.
+pub struct Options {
+    /// The bus to be on.
+    pub bus: BusAddress,
+    /// A folder of simulated devices, in place of the machine's own.
+    pub simulate: Option<PathBuf>,
+}
+
+struct World {
+    machine: Machine,
+    uevents: Option<Uevents>,
+    source: Box<dyn DeviceSource>,
+    backend: Option<Box<dyn GuardBackend>>,
+    probe: Probe,
+}
+
+/// The machine itself. Whatever is missing of it, the service starts and says so.
+fn real_world(config: &Config) -> World {
+    let uevents = match dmashare_uapi::uevent::KernelUevents::open() {
+        Ok(socket) => Some(Uevents::Kernel(socket)),
+        Err(error) => {
+            tracing::error!(%error, "the kernel's uevents cannot be had: no removal will be seen");
+            None
+        }
+    };
+    let (backend, probe) = guard::choose(config.fence.backend, &config.fence.sw_sync_path);
+    World {
+        machine: Machine::Real,
+        uevents,
+        source: Box::new(UdevSource::new(config.devices.clone())),
+        backend,
+        probe,
+    }
+}
+
+#[cfg(feature = "simulate")]
+fn simulated_world(config: &Config, dir: &std::path::Path) -> Result<World> {
+    use crate::devices::simulated::SimulatedSource;
+
+    let uevents = Uevents::simulated(dir).context("the socket of simulated uevents")?;
+    let source = SimulatedSource::new(dir, config.devices.clone())
+        .context("the folder of simulated devices")?;
+    Ok(World {
+        machine: Machine::Simulated(dir.to_owned()),
+        uevents: Some(uevents),
+        source: Box::new(source),
+        backend: Some(Box::new(guard::Simulated)),
+        probe: Probe { backend: "simulated", tried: Vec::new() },
+    })
+}
+
+#[cfg(not(feature = "simulate"))]
+fn simulated_world(_: &Config, _: &std::path::Path) -> Result<World> {
+    anyhow::bail!("this build cannot simulate devices (cargo feature `simulate`)")
+}
+
+/// Runs the service until it is told to stop.
+///
+/// # Errors
+/// What it cannot do without is missing: its socket, its state folder, a thread.
+pub async fn run(config: Config, options: Options) -> Result<()> {
+    raise_descriptor_limit();
+    let world = match &options.simulate {
+        Some(dir) => simulated_world(&config, dir)?,
+        None => real_world(&config),
+    };
+    let World { machine, uevents, mut source, backend, probe } = world;
+    for tried in &probe.tried {
+        tracing::info!(backend = tried.backend, ok = tried.ok, why = tried.why, "guard fences");
+    }
+    if backend.is_none() {
+        tracing::warn!("no guard fences can be made; `dmasharectl doctor` tells what is missing");
+    }
+    let state_dir = &config.broker.state_dir;
+    std::fs::create_dir_all(state_dir)
+        .with_context(|| format!("the state folder {}", state_dir.display()))?;
+    let id_file = id_file::IdFile::new(state_dir);
+    let first_id = id_file.read().context("the first free id")?;
+    let (socket, is_ours) = match listener::inherited().context("the socket from systemd")? {
+        Some(socket) => (socket, false),
+        None => (
+            listener::bound(&config.broker.socket)
+                .with_context(|| format!("the socket {}", config.broker.socket.display()))?,
+            true,
+        ),
+    };
+
+    let state_page = Arc::new(StatePage::create().context("the state page")?);
+    let page_fd = std::os::fd::AsFd::as_fd(&*state_page).try_clone_to_owned()?;
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance)
+        .map_err(|error| anyhow::anyhow!("the kernel's random source: {error}"))?;
+    let kind = backend.as_ref().map_or(GuardKind::None, |backend| backend.kind());
+    let limits = limits(&config, backend.as_deref());
+    let mut broker =
+        Broker::new(limits, IdSource::new(first_id), instance, kind, Arc::new(page_fd));
+    if let Some(up_to) = broker.first_reservation() {
+        id_file.reserve(up_to).context("reserving ids")?;
+    }
+
+    // The reactor listens for removals before the devices are looked up, so none is missed.
+    let (notices_to, notices) = mpsc::unbounded_channel();
+    let reactor = Reactor::start(machine.clone(), uevents, Arc::clone(&state_page), notices_to)
+        .context("the fence reactor")?;
+    let (bus_to, bus_updates) = mpsc::unbounded_channel();
+    let (connects_to, connects) = mpsc::unbounded_channel();
+    let (late_to, late) = mpsc::unbounded_channel();
+    let (bus_dirty, deadline_changed) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
+    let shell: Shared = Rc::new(RefCell::new(Shell {
+        broker,
+        machine,
+        backend,
+        reactor,
+        state_page,
+        connections: HashMap::new(),
+        bus: bus_to,
+        id_file,
+        overdue: config.broker.overdue,
+        queue_messages: config.limits.queue_messages as usize,
+        bus_dirty: Rc::clone(&bus_dirty),
+        deadline_changed: Rc::clone(&deadline_changed),
+        late: late_to,
+        socket: config.broker.socket.clone(),
+    }));
+    match source.coldplug() {
+        Ok(devices) => {
+            for desc in devices {
+                shell.borrow_mut().arrived(desc);
+            }
+        }
+        Err(error) => tracing::error!(%error, "devices that are there cannot be looked up"),
+    }
+    if let Some(trouble) = source.trouble() {
+        tracing::warn!(trouble, "devices will not be found");
+    }
+    let facts = BusFacts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        backend: kind.name().to_owned(),
+        probe_json: serde_json::to_string(&probe)?,
+    };
+    let bus = bus::start(options.bus, bus_updates, connects_to, facts);
+
+    let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "no service manager was told");
+    }
+    tracing::info!(
+        socket = %config.broker.socket.display(),
+        backend = kind.name(),
+        "dmashared is ready"
+    );
+    tokio::select! {
+        result = listener::serve(Rc::clone(&shell), socket) => result.context("the socket failed")?,
+        () = tasks::take_notices(Rc::clone(&shell), notices) => {
+            anyhow::bail!("the fence reactor has ended; no fence can be guarded without it");
+        }
+        () = arrivals::follow(Rc::clone(&shell), source) => anyhow::bail!("devices cannot be followed"),
+        () = tasks::flush_to_bus(Rc::clone(&shell), bus_dirty) => {}
+        () = tasks::watch_deadlines(Rc::clone(&shell), deadline_changed) => {}
+        () = tasks::take_connects(Rc::clone(&shell), connects) => {}
+        () = overdue::meet(Rc::clone(&shell), late) => {}
+        _ = stop.0.recv() => tracing::info!("told to stop"),
+        _ = stop.1.recv() => tracing::info!("interrupted"),
+    }
+    finish(shell, bus, is_ours).await
+}
+
+/// Ends every guard with an error, so that nobody waits for a service that is not there.
+async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool) -> Result<()> {
+    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]) {
+        tracing::debug!(%error, "no service manager was told");
+    }
+    let socket = shell.borrow().socket.clone();
+    for outbox in shell.borrow().connections.values() {
+        outbox.break_off();
+    }
+    // The connections' tasks hold the shell; they end on their next turn.
+    while Rc::strong_count(&shell) > 1 {
+        tokio::task::yield_now().await;
+    }
+    let Ok(shell) = Rc::try_unwrap(shell) else { anyhow::bail!("the shell is still in use") };
+    let Shell { reactor, bus: updates, .. } = shell.into_inner();
+    reactor.stop();
+    drop(updates);
+    bus.finished().await;
+    if is_ours && let Err(error) = std::fs::remove_file(&socket) {
+        tracing::debug!(%error, "the socket's file was gone before us");
+    }
+    tracing::info!("stopped; every pending guard was ended with an error");
+    Ok(())
+}
+
+fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
+    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let longest = backend.and_then(GuardBackend::longest).map_or(u64::MAX, nanos);
+    Limits {
+        clients: config.limits.clients as usize,
+        clients_per_uid: config.limits.clients_per_uid as usize,
+        objects_per_client: config.limits.objects_per_client as usize,
+        tokens_per_client: config.limits.tokens_per_client as usize,
+        deadline_ns: nanos(config.fence.deadline).min(longest),
+        max_deadline_ns: nanos(config.fence.max_deadline).min(longest),
+        ack_timeout_ns: nanos(config.broker.ack_timeout),
+    }
+}
+
+/// Every buffer and fence is a descriptor: the soft limit is raised to the hard one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}

@@ -1,0 +1,57 @@
+//! The broker's side of the state page.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+
+use dmashare_proto::DeviceId;
+use dmashare_proto::state_page::{LAYOUT, MAGIC, SIZE, SLOTS, Word, word_offset};
+use dmashare_uapi::futex;
+use dmashare_uapi::memfd::SharedPage;
+
+/// The page, writable here and nowhere else. Shared by the main thread (devices that come and go)
+/// and the reactor (devices that are lost): a slot has one writer at a time, since the reactor knows
+/// a device only after its slot was filled, and forgets it before the slot is used again.
+pub struct StatePage(SharedPage);
+
+impl StatePage {
+    /// A page with no device.
+    ///
+    /// # Errors
+    /// The memfd cannot be made, mapped or sealed.
+    pub fn create() -> io::Result<Self> {
+        let page = SharedPage::create(c"dmashare-state", SIZE)?;
+        page.atomic_u64(0).store(MAGIC, Ordering::Relaxed);
+        page.atomic_u32(8).store(LAYOUT, Ordering::Relaxed);
+        page.atomic_u32(12).store(SLOTS, Ordering::Release);
+        Ok(Self(page))
+    }
+
+    /// Writes a slot and wakes whoever waits for a change of it. A failing wake is an error of ours
+    /// (the futex is in our own memory), so it is logged where it is found.
+    pub fn publish(&self, slot: u32, device: DeviceId, word: Word) {
+        let Some(offset) = word_offset(slot) else {
+            tracing::error!(slot, "a slot beyond the state page");
+            return;
+        };
+        self.0.atomic_u64(offset + 8).store(device.0, Ordering::Relaxed);
+        let futex_word = self.0.atomic_u32(offset);
+        futex_word.store(word.0, Ordering::Release);
+        if let Err(error) = futex::wake_all(futex_word) {
+            tracing::error!(slot, %error, "waking the waiters of a device's state failed");
+        }
+    }
+
+    /// The word in a slot.
+    #[must_use]
+    pub fn word(&self, slot: u32) -> Option<Word> {
+        let offset = word_offset(slot)?;
+        Some(Word(self.0.atomic_u32(offset).load(Ordering::Acquire)))
+    }
+}
+
+impl AsFd for StatePage {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,99 @@
+//! What the bus shows: plain snapshots, made by the shell and owned by whoever gets them.
+
+use dmashare_proto::message::Cause;
+use dmashare_proto::state_page::DeviceState;
+use dmashare_proto::{ClientId, DeviceId};
+
+/// A device as shown on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceView {
+    /// Its id.
+    pub id: DeviceId,
+    /// PCI address, else its sysfs name.
+    pub name: String,
+    /// PCI address, or empty.
+    pub pci: String,
+    /// Kernel driver.
+    pub driver: String,
+    /// `/dev/dri/…`
+    pub nodes: Vec<String>,
+    /// Whether it can be pulled.
+    pub removable: bool,
+    /// How that is known.
+    pub removable_reason: String,
+    /// Its state.
+    pub state: DeviceState,
+    /// Its slot on the state page.
+    pub slot: u32,
+    /// Live objects by kind.
+    pub counts: Counts,
+    /// Implicit fences still pending, once it is lost.
+    pub implicit_fences: u32,
+    /// Why it was lost.
+    pub cause: Option<Cause>,
+    /// The unplug report as JSON, empty while it is present.
+    pub report: String,
+}
+
+/// Live objects by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Exported buffers.
+    pub buffers: u32,
+    /// Imports of them.
+    pub imports: u32,
+    /// Pending fences.
+    pub fences: u32,
+    /// Timelines.
+    pub timelines: u32,
+}
+
+/// A client as shown on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientView {
+    /// Its id.
+    pub id: ClientId,
+    /// Its process when it connected.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// What it calls itself.
+    pub name: String,
+    /// Its systemd unit, or empty.
+    pub unit: String,
+    /// Live objects that it has, over all devices.
+    pub counts: Counts,
+}
+
+/// What the shell tells the bus.
+#[derive(Clone, Debug)]
+pub enum BusUpdate {
+    /// A device is new or has changed.
+    Device(DeviceView),
+    /// A device is gone and its object goes.
+    DeviceGone(DeviceId),
+    /// A device is lost (its view comes first).
+    Lost {
+        /// The device.
+        device: DeviceId,
+        /// Why.
+        cause: Cause,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        at_ns: u64,
+        /// What it had.
+        had: Counts,
+    },
+    /// Somebody asks the users of a device to let go of it; it is still there.
+    RemovalRequested {
+        /// The device.
+        device: DeviceId,
+        /// Who asks, in words.
+        why: String,
+    },
+    /// A client is new or has changed.
+    Client(ClientView),
+    /// A client is gone.
+    ClientGone(ClientId),
+    /// All kept unplug reports as a JSON array, newest last.
+    Reports(String),
+}
