@@ -110,10 +110,12 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
             let data = unsafe { libc::CMSG_DATA(control) }.cast::<RawFd>();
             // SAFETY: it only computes a length.
             let head = unsafe { libc::CMSG_LEN(0) } as usize;
-            let count = (header.cmsg_len as usize).saturating_sub(head) / size_of::<RawFd>();
+            // A `usize` or a `u32`, as the C library has it.
+            let len: usize = header.cmsg_len as _;
+            let count = len.saturating_sub(head) / size_of::<RawFd>();
             for i in 0..count {
                 // SAFETY: the message's length says that `count` descriptors follow its header.
-                let raw = unsafe { data.add(i).read_unaligned() };
+                let raw = unsafe { data.wrapping_add(i).read_unaligned() };
                 // SAFETY: the kernel installed it for this call just now and nobody else knows it,
                 // so it has one owner from here.
                 fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
