@@ -108,6 +108,7 @@ impl fmt::Debug for MappedBuffer {
 
 /// An access by CPU, as begin_cpu_access and end_cpu_access. Dropped, it ends without a word on
 /// whether what was read is good.
+#[derive(Debug)]
 #[must_use = "only `end` tells whether the device was lost meanwhile"]
 pub struct Bracket<'a> {
     mapped: &'a MappedBuffer,
