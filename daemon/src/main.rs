@@ -1,5 +1,6 @@
 //! The service's command line.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -76,7 +77,10 @@ fn start_log(level: &str) {
         .and_then(|_| tracing_journald::layer().ok())
         .map(|layer| layer.with_field_prefix(Some("DMASHARE".to_owned())).with_filter(filter()));
     let stderr = journal.is_none().then(|| {
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter())
+        tracing_subscriber::fmt::layer()
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+            .with_filter(filter())
     });
     tracing_subscriber::registry().with(journal).with(stderr).init();
 }

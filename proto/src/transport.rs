@@ -92,6 +92,12 @@ impl Buffer {
     }
 }
 
+/// The length of a control message: `usize` in glibc, `u32` in musl.
+#[allow(clippy::unnecessary_cast, reason = "its type differs between C libraries")]
+fn cmsg_len(header: &libc::cmsghdr) -> usize {
+    header.cmsg_len as usize
+}
+
 /// Takes every descriptor that the kernel installed for a receive.
 fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
@@ -104,10 +110,12 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
             let data = unsafe { libc::CMSG_DATA(control) }.cast::<RawFd>();
             // SAFETY: it only computes a length.
             let head = unsafe { libc::CMSG_LEN(0) } as usize;
-            let count = (header.cmsg_len as usize).saturating_sub(head) / size_of::<RawFd>();
+            let count = cmsg_len(header).saturating_sub(head) / size_of::<RawFd>();
             for i in 0..count {
                 // SAFETY: the message's length says that `count` descriptors follow its header.
-                let raw = unsafe { data.add(i).read_unaligned() };
+                let at = unsafe { data.add(i) };
+                // SAFETY: as above; nothing is said of their alignment.
+                let raw = unsafe { at.read_unaligned() };
                 // SAFETY: the kernel installed it for this call just now and nobody else knows it,
                 // so it has one owner from here.
                 fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
@@ -157,8 +165,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 /// # Errors
 /// The kernel's: no such socket, nobody listens, no permission.
 pub fn connect_to(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let fd =
-        socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(fd)
 }

@@ -86,7 +86,8 @@ impl Task {
     /// Gets onto the bus, however long that takes.
     async fn published(&mut self) -> Result<Served, Stop> {
         let path = self.address.path();
-        let mut told = false;
+        // A bus that went away has been told of.
+        let mut told = *self.status.borrow() == Status::Missing;
         let mut interval = SHORTEST;
         loop {
             // Watched before it is tried, so that no appearance falls in between.

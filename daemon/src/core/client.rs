@@ -90,6 +90,12 @@ impl<H: Handles> Broker<H> {
         self.after(out);
     }
 
+    /// Whether a client has been welcomed.
+    #[must_use]
+    pub fn is_greeted(&self, client: ClientId) -> bool {
+        self.clients.get(&client).is_some_and(|client| client.greeted)
+    }
+
     /// Makes room for one more object, or says which limit is reached.
     pub(super) fn may_have_one_more(&self, client: ClientId) -> Result<(), WireError> {
         let Some(client) = self.clients.get(&client) else { return Ok(()) };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Open files of a process that are looked at; a process with more holds too much to be listed.
 const MOST: usize = 65_536;
@@ -14,19 +14,17 @@ pub fn holds(pid: i32, inodes: &[u64]) -> Vec<String> {
     let wanted: HashSet<u64> = inodes.iter().copied().collect();
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let mut found = Vec::new();
-    match fs::read_dir(proc.join("fd")) {
+    // Not /proc/PID/fd: listing that takes the process's own uid, while fdinfo tells whoever may
+    // trace the process, which is what the service's one capability for this allows.
+    match fs::read_dir(proc.join("fdinfo")) {
         Ok(entries) => {
             for entry in entries.flatten().take(MOST) {
-                let is_buffer = fs::read_link(entry.path()).is_ok_and(|target| {
-                    let target = target.to_string_lossy();
-                    target.starts_with("/dmabuf:") || target.starts_with("/memfd:")
-                });
-                let info = proc.join("fdinfo").join(entry.file_name());
-                if is_buffer
-                    && let Some(inode) = fs::read_to_string(info).ok().as_deref().and_then(inode_of)
-                    && wanted.contains(&inode)
-                {
-                    let fd = entry.file_name();
+                let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+                let Some(inode) = inode_of(&info).filter(|inode| wanted.contains(inode)) else {
+                    continue;
+                };
+                let fd = entry.file_name();
+                if is_dma_buf(&info) || is_memfd(&proc.join("fd").join(&fd)) {
                     found.push(format!("fd {} (dma-buf inode {inode})", fd.to_string_lossy()));
                 }
             }
@@ -53,6 +51,16 @@ pub fn holds(pid: i32, inodes: &[u64]) -> Vec<String> {
 /// The `ino:` line of an fdinfo file (kernel 5.14 and later).
 fn inode_of(fdinfo: &str) -> Option<u64> {
     fdinfo.lines().find_map(|line| line.strip_prefix("ino:"))?.trim().parse().ok()
+}
+
+/// Only a dma-buf's own fdinfo has this line.
+fn is_dma_buf(fdinfo: &str) -> bool {
+    fdinfo.lines().any(|line| line.starts_with("exp_name:"))
+}
+
+/// What stands for a dma-buf on a simulated machine.
+fn is_memfd(fd: &Path) -> bool {
+    fs::read_link(fd).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:"))
 }
 
 /// The inode of a line of /proc/PID/maps, if it maps a dma-buf (or a simulated one).

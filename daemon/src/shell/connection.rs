@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use dmashare_proto::codec::{decode_header, decode_request, encode};
 use dmashare_proto::transport::{Buffer, Received, send};
-use dmashare_proto::{ClientId, ErrorCode, Reply, WireError};
+use dmashare_proto::{ClientId, ErrorCode, Reply, Request, WireError};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
@@ -20,10 +20,13 @@ use crate::core::{Credentials, Outgoing};
 /// Requests that one client may have answered before the others get their turn.
 const TURN: usize = 32;
 
+/// Encoded bytes, and what goes beside them.
+type Datagram = (Vec<u8>, Vec<Arc<OwnedFd>>);
+
 /// What waits to be sent to one client, and the way to send it.
 pub(super) struct Outbox {
     socket: Arc<OwnedFd>,
-    queue: RefCell<VecDeque<(Vec<u8>, Vec<Arc<OwnedFd>>)>>,
+    queue: RefCell<VecDeque<Datagram>>,
     wake: Notify,
     /// To be closed once the queue is empty.
     closing: Cell<bool>,
@@ -239,28 +242,45 @@ impl super::Shell {
     /// owner when this returns.
     fn datagram(&mut self, client: ClientId, bytes: &[u8], fds: Vec<OwnedFd>) {
         let count = fds.len();
+        let greeted = self.broker.is_greeted(client);
         let (header, request) = match decode_request(bytes, count) {
             Ok(decoded) => decoded,
             Err(error) => {
                 let id = error.header.map_or(0, |header| header.id);
                 self.reply(client, id, Reply::Error(error.error));
-                // Without a header nobody knows what it was meant to be.
-                if decode_header(bytes).is_err() {
+                // Without a good header nobody knows what it was meant to be; and before Welcome
+                // nothing is answered twice.
+                if !greeted || decode_header(bytes).is_err() {
                     self.close(client);
                 }
                 return;
             }
         };
+        if !greeted && !matches!(request, Request::Hello(_)) {
+            let text = format!("{} came before Hello", request.name());
+            let error = WireError::new(ErrorCode::HANDSHAKE, text);
+            self.reply(client, header.id, Reply::Error(error));
+            return self.close(client);
+        }
         if header.id == 0 {
             let error = WireError::new(ErrorCode::MALFORMED, "a request's id is not 0");
-            return self.reply(client, 0, Reply::Error(error));
+            self.reply(client, 0, Reply::Error(error));
+            if !greeted {
+                self.close(client);
+            }
+            return;
         }
         match intake::check(self, client, request, fds) {
             Ok(checked) => {
                 let now_ns = monotonic_ns();
                 self.event(|broker, out| broker.request(now_ns, client, header.id, checked, out));
             }
-            Err(error) => self.reply(client, header.id, Reply::Error(error)),
+            Err(error) => {
+                self.reply(client, header.id, Reply::Error(error));
+                if !greeted {
+                    self.close(client);
+                }
+            }
         }
     }
 
