@@ -1,6 +1,7 @@
-//! What is built, with which features. The only place that knows.
+//! What is built and checked, with which features. The only place that knows.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -10,15 +11,45 @@ use crate::paths;
 /// The packaged programs, exactly as they are shipped: the daemon without simulated devices.
 pub const SHIPPED: &[&str] = &["build", "-p", "dmashared", "-p", "dmasharectl"];
 
-/// What drives the tests and the demonstration.
+/// What drives the tests and the demonstration on a real kernel.
 pub const TESTS: &[&str] = &["build", "-p", "dmashare-tests"];
 
 /// The guest's agent.
 pub const AGENT: &[&str] = &["build", "-p", "xtask", "--bin", "vm-agent"];
 
-/// The programs that go into the virtual machine, if they have been built.
-pub const STAGED: &[&str] =
-    &["dmashared", "dmasharectl", "dmashare-scenarios", "dmashare-demo", "vm-agent"];
+/// Everything that runs on simulated devices.
+const SIMULATED: &[&str] =
+    &["build", "-p", "dmashared", "-p", "dmasharectl", "-p", "dmashare-tests", "--all-features"];
+
+/// Formatting.
+pub const FORMAT: &[&str] = &["fmt", "--all", "--check"];
+
+/// Lints: of everything, and of the daemon as it is shipped.
+pub const LINTS: &[&[&str]] = &[
+    &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+    &["clippy", "-p", "dmashared", "-p", "dmasharectl", "--", "-D", "warnings"],
+];
+
+/// Documentation; its warnings are errors, see [`DOCS_FLAGS`].
+pub const DOCS: &[&str] = &["doc", "--workspace", "--no-deps", "--all-features"];
+
+/// For RUSTDOCFLAGS.
+pub const DOCS_FLAGS: &str = "-D warnings";
+
+/// Unit, property and integration tests.
+pub const UNIT: &[&str] = &["test", "--workspace", "--all-features", "--no-fail-fast"];
+
+/// The interleavings that a model checker goes through.
+pub const MODEL: &[&str] = &["test", "-p", "dmashared", "--release", "--lib", "loom_"];
+
+/// For RUSTFLAGS.
+pub const MODEL_FLAGS: &str = "--cfg loom";
+
+/// The programs of packages, as they are called in the target directory.
+pub const SHIPPED_PROGRAMS: &[&str] = &["dmashared", "dmasharectl"];
+
+/// The programs of the tests' package.
+pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];
 
 /// A cargo command in the repository.
 pub fn cargo(arguments: &[&str]) -> Command {
@@ -36,7 +67,41 @@ pub fn build(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Where a program lies after its build.
-pub fn program(name: &str) -> Result<PathBuf> {
-    Ok(paths::debug()?.join(name))
+/// Builds everything that runs on simulated devices, into a directory of its own: a daemon with
+/// simulated devices must not be taken for the shipped one. Hands back the directory.
+pub fn build_simulated() -> Result<PathBuf> {
+    build(SIMULATED)?;
+    let dir = paths::target()?.join("simulated");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    for name in SHIPPED_PROGRAMS.iter().chain(TEST_PROGRAMS) {
+        copy_program(name, &dir)?;
+    }
+    Ok(dir)
+}
+
+/// Copies a program from the last build. One that does not exist is none of our business here:
+/// whoever needs it says so.
+pub fn copy_program(name: &str, to: &Path) -> Result<()> {
+    let program = paths::debug()?.join(name);
+    if program.exists() { copy_file(&program, &to.join(name)) } else { Ok(()) }
+}
+
+/// A new file every time, never new contents in the old one: somebody may be running that.
+pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    let same = |from: &fs::Metadata, to: &fs::Metadata| {
+        from.len() == to.len() && from.modified().ok() == to.modified().ok()
+    };
+    let before = fs::metadata(from).with_context(|| format!("no {}", from.display()))?;
+    if fs::metadata(to).is_ok_and(|to| same(&before, &to)) {
+        return Ok(());
+    }
+    let mut unfinished = to.as_os_str().to_owned();
+    unfinished.push(format!(".{}", std::process::id()));
+    let copy = || {
+        fs::copy(from, &unfinished)?;
+        // What is the same is known by its time.
+        fs::File::options().write(true).open(&unfinished)?.set_modified(before.modified()?)?;
+        fs::rename(&unfinished, to)
+    };
+    copy().with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }

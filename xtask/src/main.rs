@@ -3,9 +3,12 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod cargo;
+mod counts;
+mod demo;
 mod paths;
 mod progress;
 mod setup;
+mod test;
 mod vm;
 
 /// Set-up, tests, demonstration and virtual machine of dmashare
@@ -18,6 +21,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Install what the tests, the demonstration and the virtual machine need (Debian, Ubuntu)
+    Setup {
+        /// Only say what is missing
+        #[arg(long)]
+        no_install: bool,
+    },
+    /// Share a buffer between two GPUs, pull one, and print what happened and when
+    Demo(demo::DemoArgs),
+    /// Run all tests, those in the virtual machine included
+    Test(test::TestArgs),
     /// A real kernel with GPUs that can be pulled: build, list, run, shell, exec, start, stop
     Vm {
         #[command(subcommand)]
@@ -28,6 +41,12 @@ enum Task {
 fn main() {
     let result = match Cli::parse().task {
         None => Cli::command().print_help().map(|()| 0).map_err(Into::into),
+        Some(Task::Setup { no_install }) => {
+            let needs = [setup::TEST, setup::DEMO, setup::VM].concat();
+            setup::ensure(&needs, setup::Missing::from_flag(no_install)).map(|()| 0)
+        }
+        Some(Task::Demo(args)) => demo::run(&args),
+        Some(Task::Test(args)) => test::run(&args),
         Some(Task::Vm { command }) => command.run(),
     };
     let status = result.unwrap_or_else(|error| {

@@ -45,6 +45,13 @@ pub enum Missing {
     Report,
 }
 
+impl Missing {
+    /// What `--no-install` means.
+    pub fn from_flag(no_install: bool) -> Self {
+        if no_install { Self::Report } else { Self::Install }
+    }
+}
+
 /// Makes sure that the packages are there.
 pub fn ensure(needs: &[Need], missing: Missing) -> Result<()> {
     let mut absent: Vec<Need> = Vec::new();

@@ -2,7 +2,7 @@
 //! commands reach it, one after the other. It speaks the agent's own frames.
 
 use std::fs;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -101,11 +101,11 @@ pub fn serve(share: Option<&Path>) -> Result<()> {
         if vm.as_ref().is_some_and(|vm| vm.channel.used_up() || !vm.channel.alive()) {
             vm = None;
         }
-        let machine = match vm.take() {
+        let mut machine = match vm.take() {
             Some(machine) => machine,
             None => Vm::boot(share, &Progress::Shown)?,
         };
-        if let Err(error) = attend(&machine, stream) {
+        if let Err(error) = attend(&mut machine, stream) {
             eprintln!("vm: a command: {error:#}");
         }
         vm = Some(machine);
@@ -114,7 +114,7 @@ pub fn serve(share: Option<&Path>) -> Result<()> {
 }
 
 /// One client: one command, or none.
-fn attend(vm: &Vm, stream: UnixStream) -> Result<()> {
+fn attend(vm: &mut Vm, stream: UnixStream) -> Result<()> {
     let mut from = BufReader::new(stream.try_clone()?);
     let mut to = stream;
     let exec = match read_frame::<ToGuest>(&mut from)? {

@@ -10,7 +10,7 @@ use vm_frames::{End, Exec};
 use super::stage::Fill;
 use super::{Sink, Vm, background, image, shell, stage};
 use crate::progress::Progress;
-use crate::{cargo, setup};
+use crate::{cargo, paths, setup};
 
 /// The virtual machine's commands.
 #[derive(Subcommand)]
@@ -78,11 +78,7 @@ impl VmCommand {
             }
             Self::List => list(),
             Self::Run { no_build, names } => {
-                let mut exec = Exec::default();
-                exec.argv = ["dmashare-scenarios", "run", "--machine", "vm"].map(Into::into).into();
-                exec.argv.extend(names);
-                let status = in_guest(None, filling(no_build), exec, &mut shell::print)?;
-                Ok(status)
+                in_guest(None, filling(no_build), super::scenarios(&names), &mut shell::print)
             }
             Self::Exec { share, no_build, command } => {
                 let cwd = share.as_ref().map(|_| "/mnt/share".to_owned());
@@ -122,7 +118,11 @@ fn absolute(share: Option<&Path>) -> Result<Option<PathBuf>> {
 
 fn list() -> Result<i32> {
     cargo::build(cargo::TESTS)?;
-    let status = Command::new(cargo::program("dmashare-scenarios")?)
+    let runner = paths::debug()?.join("dmashare-scenarios");
+    if !runner.exists() {
+        bail!("the build made no dmashare-scenarios");
+    }
+    let status = Command::new(runner)
         .args(["list", "--machine", "vm"])
         .stdin(Stdio::null())
         .status()
@@ -144,7 +144,7 @@ pub fn in_guest(share: Option<&Path>, fill: Fill, exec: Exec, sink: Sink<'_>) ->
         let vm = Vm::boot(share.as_deref(), &progress)?;
         let end = vm.run(exec, sink)?;
         if end != End::Code(0) {
-            vm.save_journal()?;
+            eprintln!("the guest's logs: {}", vm.save_logs()?);
         }
         end
     };

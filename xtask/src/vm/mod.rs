@@ -9,6 +9,7 @@ use vm_frames::{End, Exec, ToHost};
 use crate::paths;
 use crate::progress::Progress;
 use channel::Channel;
+pub use shell::print;
 
 mod background;
 mod channel;
@@ -25,8 +26,9 @@ const BOOT: Duration = Duration::from_secs(300);
 
 /// A machine that has booted. Ends with this value.
 pub struct Vm {
-    // Ends last.
     channel: Channel,
+    /// What of the stage is installed, see [`stage::installable`].
+    installed: Option<String>,
     _qemu: qemu::Qemu,
 }
 
@@ -39,7 +41,7 @@ impl Vm {
     pub fn boot(share: Option<&Path>, progress: &Progress) -> Result<Self> {
         let image = image::ensure(progress)?;
         let stage = stage::dir()?;
-        let vm = progress.step("boot the virtual machine", || {
+        let mut vm = progress.step("boot the virtual machine", || {
             Self::start(&qemu::Setup { image: &image, stage: &stage, share }).with_context(|| {
                 let console = qemu::console_log().map(|path| tail(&path, 25)).unwrap_or_default();
                 let qemu =
@@ -59,12 +61,14 @@ impl Vm {
         let qmp = qmp::Qmp::new(qemu.qmp.try_clone()?)?;
         let (channel, is_up) = Channel::new(qemu.agent.try_clone()?, qmp)?;
         channel::wait_up(&is_up, BOOT.saturating_sub(start.elapsed()))?;
-        Ok(Self { channel, _qemu: qemu })
+        Ok(Self { channel, installed: None, _qemu: qemu })
     }
 
-    /// Installs the staged build in the guest, in the way that a package would.
-    pub fn install(&self) -> Result<()> {
-        if !stage::dir()?.join("systemd/install.sh").exists() {
+    /// Installs the staged build in the guest, in the way that a package would, if it is another
+    /// than the one that is installed.
+    pub fn install(&mut self) -> Result<()> {
+        let wanted = stage::installable()?;
+        if wanted.is_none() || wanted == self.installed {
             return Ok(());
         }
         let mut output = Vec::new();
@@ -74,6 +78,7 @@ impl Vm {
             let output = String::from_utf8_lossy(&output);
             bail!("systemd/install.sh failed in the guest ({end:?}):\n{output}");
         }
+        self.installed = wanted;
         Ok(())
     }
 
@@ -105,14 +110,24 @@ impl Vm {
         }
     }
 
-    /// Keeps the guest's journal for whoever looks into a failure.
-    pub fn save_journal(&self) -> Result<()> {
+    /// Keeps the guest's journal for whoever looks into a failure, and says where the logs are.
+    pub fn save_logs(&self) -> Result<String> {
         let mut journal = Vec::new();
         let argv = ["journalctl", "--boot", "--no-pager", "--output=short-monotonic"];
         self.run(command(&argv, 120), &mut |_, data| journal.extend_from_slice(data))?;
         let path = paths::vm()?.join("journal.log");
-        std::fs::write(&path, journal).with_context(|| format!("cannot write {}", path.display()))
+        std::fs::write(&path, journal)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(format!("{}, {}", path.display(), qemu::console_log()?.display()))
     }
+}
+
+/// The scenarios, run in the guest; all if none is named.
+pub fn scenarios(names: &[String]) -> Exec {
+    // Each scenario has its own bounds; this one is for a runner that hangs.
+    let mut exec = command(&["dmashare-scenarios", "run", "--machine", "vm"], 3600);
+    exec.argv.extend_from_slice(names);
+    exec
 }
 
 /// A plain command with a bound.

@@ -55,13 +55,6 @@ impl Drop for Qemu {
     }
 }
 
-impl Qemu {
-    /// Its process, for messages.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-}
-
 /// The guest's kernel log, kept after the machine has ended.
 pub fn console_log() -> Result<PathBuf> {
     Ok(paths::vm()?.join("console.log"))
@@ -100,8 +93,8 @@ pub fn start(setup: &Setup<'_>) -> Result<Qemu> {
 fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<String> {
     let accel = std::env::var("DMASHARE_VM_ACCEL").unwrap_or_else(|_| "tcg,thread=multi".into());
     let mut cmdline = format!(
-        "root=/dev/vda console=ttyS0 quiet loglevel=4 mitigations=off net.ifnames=0 apparmor=0 \
-         audit=0 systemd.show_status=no dmashare.egpu={EGPU} dmashare.stay={STAY}"
+        "root=/dev/vda console=ttyS0 quiet loglevel=4 mitigations=off net.ifnames=0 lsm=landlock,yama \
+         audit=0 8250.nr_uarts=1 systemd.show_status=no dmashare.egpu={EGPU} dmashare.stay={STAY}"
     );
     if setup.share.is_some() {
         cmdline.push_str(" dmashare.share");
@@ -111,6 +104,8 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
 
     add("-machine", "q35".into());
     add("-accel", accel);
+    // Hot-plug by PCI Express itself, as on a real port, and not by ACPI.
+    add("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off".into());
     // Five-level page tables cost emulation a fifth level.
     add("-cpu", "max,la57=off".into());
     add("-smp", "2".into());

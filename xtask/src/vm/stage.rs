@@ -1,5 +1,6 @@
-//! What the guest sees of the build, at /mnt/stage: programs and the systemd directory.
+//! What the guest sees of the build, at /mnt/stage: programs, and what `systemd/install.sh` needs.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,9 @@ use anyhow::{Context, Result};
 
 use crate::progress::Progress;
 use crate::{cargo, paths};
+
+/// Directories of the repository that go in as they are.
+const TREES: &[&str] = &["systemd", "daemon/dbus", "tests/python", "proto"];
 
 /// Where it lies on the host.
 pub fn dir() -> Result<PathBuf> {
@@ -24,32 +28,28 @@ pub enum Fill {
 
 /// Builds what goes into the guest, and puts it in place.
 pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
-    if what == Fill::AsItIs {
-        cargo::build(cargo::AGENT)?;
-        return copy_programs(&["vm-agent"]);
-    }
-    progress.step("build what goes into the virtual machine", || {
-        cargo::build(cargo::SHIPPED)?;
-        // Kept before another build, with other features, can replace it.
-        copy_programs(&["dmashared", "dmasharectl"])?;
-        cargo::build(cargo::TESTS)?;
-        cargo::build(cargo::AGENT)?;
-        copy_programs(&["dmashare-scenarios", "dmashare-demo", "vm-agent"])
-    })?;
-    let units = paths::root().join("systemd");
-    if units.is_dir() {
-        copy_tree(&units, &dir()?.join("systemd"))?;
-    }
-    Ok(())
-}
-
-fn copy_programs(names: &[&str]) -> Result<()> {
     let bin = dir()?.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
-    for name in names {
-        let program = cargo::program(name)?;
-        if program.exists() {
-            copy_file(&program, &bin.join(name))?;
+    let build = || {
+        if what == Fill::Build {
+            cargo::build(cargo::SHIPPED)?;
+            // Taken before another build, with other features, can replace it.
+            for name in cargo::SHIPPED_PROGRAMS {
+                cargo::copy_program(name, &bin)?;
+            }
+            cargo::build(cargo::TESTS)?;
+            for name in cargo::TEST_PROGRAMS {
+                cargo::copy_program(name, &bin)?;
+            }
+        }
+        cargo::build(cargo::AGENT)?;
+        cargo::copy_program("vm-agent", &bin)
+    };
+    progress.step("build what goes into the virtual machine", build)?;
+    for tree in TREES {
+        let from = paths::root().join(tree);
+        if from.is_dir() {
+            copy_tree(&from, &dir()?.join(tree))?;
         }
     }
     Ok(())
@@ -57,33 +57,48 @@ fn copy_programs(names: &[&str]) -> Result<()> {
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            copy_file(&entry.path(), &target)?;
+    for (path, is_dir) in entries(from)? {
+        let target = to.join(path.file_name().context("an entry without a name")?);
+        match (is_dir, path.extension().is_some_and(|extension| extension == "rs")) {
+            (true, _) => copy_tree(&path, &target)?,
+            (false, true) => {}
+            (false, false) => cargo::copy_file(&path, &target)?,
         }
     }
     Ok(())
 }
 
-/// A new file every time, never new contents in the old one: the guest may be running that.
-fn copy_file(from: &Path, to: &Path) -> Result<()> {
-    if same(from, to) {
-        return Ok(());
-    }
-    let mut unfinished = to.as_os_str().to_owned();
-    unfinished.push(format!(".{}", std::process::id()));
-    fs::copy(from, &unfinished)
-        .and_then(|_| fs::rename(&unfinished, to))
-        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+fn entries(dir: &Path) -> Result<Vec<(PathBuf, bool)>> {
+    let list = || -> std::io::Result<Vec<(PathBuf, bool)>> {
+        let mut list = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            list.push((entry.path(), entry.file_type()?.is_dir()));
+        }
+        list.sort();
+        Ok(list)
+    };
+    list().with_context(|| format!("cannot list {}", dir.display()))
 }
 
-/// A copy is younger than what it was made from.
-fn same(from: &Path, to: &Path) -> bool {
-    let (Ok(from), Ok(to)) = (fs::metadata(from), fs::metadata(to)) else { return false };
-    let younger = matches!((from.modified(), to.modified()), (Ok(a), Ok(b)) if a <= b);
-    from.len() == to.len() && younger
+/// Tells one state of what gets installed from another, without reading it all. `None` if there is
+/// nothing that could be installed.
+pub fn installable() -> Result<Option<String>> {
+    let stage = dir()?;
+    let programs = cargo::SHIPPED_PROGRAMS.iter().map(|name| stage.join("bin").join(name));
+    let mut files: Vec<PathBuf> = programs.chain([stage.join("systemd/install.sh")]).collect();
+    if !files.iter().all(|file| file.exists()) {
+        return Ok(None);
+    }
+    for tree in ["systemd", "daemon/dbus"].map(|tree| stage.join(tree)) {
+        if tree.is_dir() {
+            files.extend(entries(&tree)?.into_iter().map(|(path, _)| path));
+        }
+    }
+    let mut state = String::new();
+    for file in files {
+        let metadata = fs::metadata(&file).with_context(|| format!("no {}", file.display()))?;
+        writeln!(state, "{} {} {:?}", file.display(), metadata.len(), metadata.modified()?)?;
+    }
+    Ok(Some(state))
 }
