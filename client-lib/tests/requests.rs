@@ -90,6 +90,20 @@ fn answers_in_another_order_reach_their_threads() {
 }
 
 #[test]
+fn a_reader_that_leaves_hands_over() {
+    let (connection, mut broker) = connected();
+    thread::scope(|scope| {
+        // It reads for both, until its time is up without a message.
+        let reader = scope.spawn(|| connection.dispatch(Some(Duration::from_millis(200))).unwrap());
+        let client = scope.spawn(|| connection.devices().unwrap());
+        let (id, _) = broker.request();
+        assert!(reader.join().unwrap().is_empty());
+        broker.reply(id, Reply::Devices(Vec::new()));
+        assert!(client.join().unwrap().is_empty());
+    });
+}
+
+#[test]
 fn an_event_in_front_of_an_answer_is_kept() {
     let (connection, mut broker) = connected();
     thread::scope(|scope| {
@@ -249,7 +263,8 @@ fn its_last_words_are_passed_on() {
 #[test]
 fn nonsense_wakes_all() {
     let fd = plane("dmashare-nonsense", 8192, 0);
-    let nonsense: [(&str, &dyn Fn(&Broker, u64)); 9] = [
+    type Say<'a> = &'a dyn Fn(&Broker, u64);
+    let nonsense: [(&str, Say<'_>); 9] = [
         ("short", &|broker, _| broker.raw(&[1, 2, 3], &[])),
         ("unknown kind", &|broker, id| broker.raw(&raw(0x8fff, 0, id, &[]), &[])),
         ("cut short", &|broker, id| broker.raw(&raw(0x8002, 0, id, &[9]), &[])),
