@@ -261,6 +261,15 @@ fn its_last_words_are_passed_on() {
 }
 
 #[test]
+fn a_request_after_the_end_hears_why() {
+    let (connection, broker) = connected();
+    broker.reply(0, WireError::new(ErrorCode::INTERNAL, "fds were cut short").into());
+    drop(broker);
+    let error = connection.devices().unwrap_err();
+    assert!(matches!(&error, Error::Disconnected(Some(_))), "{error:?}");
+}
+
+#[test]
 fn nonsense_wakes_all() {
     let fd = plane("dmashare-nonsense", 8192, 0);
     type Say<'a> = &'a dyn Fn(&Broker, u64);

@@ -100,7 +100,8 @@ impl<A, N> Channel<A, N> {
                     }
                     self.wait_for_room(handler, deadline)?;
                 }
-                Err(error) if is_hang_up(&error) => return Err(Error::Disconnected(None)),
+                // The end is there to be read, behind whatever the broker said before it.
+                Err(error) if is_hang_up(&error) => return Ok(()),
                 Err(source) => return Err(Error::Io { what: "cannot send a request", source }),
             }
         }
