@@ -6,8 +6,10 @@ mod report;
 #[cfg(test)]
 pub(crate) mod sample;
 mod scale;
+mod shapes;
 mod style;
 mod svg;
+pub mod tables;
 pub mod text;
 
 pub use picture::{Lane, MarkAt, Span, TimelinePicture, Tone};

@@ -3,6 +3,7 @@
 use dmashare_proto::report::{Step, UnplugReport};
 
 use super::text::{clean, count, when};
+use crate::json::since;
 
 /// What a mark or a span means; drawn as a colour and, for marks, a shape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,13 +106,6 @@ impl TimelinePicture {
             lanes,
         }
     }
-}
-
-/// Microseconds from the event to a moment, with its fraction: the first steps are short.
-#[allow(clippy::cast_precision_loss, reason = "far below 2^53 nanoseconds")]
-fn since(report: &UnplugReport, at_ns: u64) -> f64 {
-    let zero = report.at(Step::Uevent).unwrap_or(at_ns);
-    if at_ns >= zero { (at_ns - zero) as f64 / 1e3 } else { -((zero - at_ns) as f64) / 1e3 }
 }
 
 fn at(report: &UnplugReport, step: Step) -> Option<f64> {

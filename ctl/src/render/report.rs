@@ -4,7 +4,7 @@ use comfy_table::CellAlignment;
 use dmashare_proto::report::{ImplicitFence, Step, UnplugReport};
 use nix::time::{ClockId, clock_gettime};
 
-use super::style::{Paint, Style, finish};
+use super::style::{Paint, Style, finish, whole_but};
 use super::text::{clean, count, duration, grouped, when};
 
 /// One unplug as plain text, its lines as long as they need to be.
@@ -122,6 +122,7 @@ fn implicit(report: &UnplugReport, style: Style, now_ns: Option<u64>) -> String 
             },
         ]);
     }
+    whole_but(&mut table, &[1, 2]);
     out += &finish(&table);
     out
 }
@@ -140,6 +141,7 @@ fn overdue(report: &UnplugReport, style: Style) -> String {
             if holds.is_empty() { "nothing that is seen".to_owned() } else { holds.join("\n") },
         ]);
     }
+    whole_but(&mut table, &[1, 2, 4]);
     out += &finish(&table);
     out
 }

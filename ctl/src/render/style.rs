@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 
 /// What a word means; a terminal may show it by a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,8 @@ impl Style {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
             colour: terminal && !dumb && !set("NO_COLOR"),
-            width: if terminal { Table::new().width() } else { None },
+            // A terminal without a size (a serial line, a recorder) wraps by itself.
+            width: Table::new().width().filter(|width| terminal && *width >= 40),
         }
     }
 
@@ -73,6 +74,16 @@ impl Style {
             column.set_padding((0, 2));
         }
         table
+    }
+}
+
+/// Keeps all columns whole but the `flexible`, which are broken into lines where room is short: an
+/// address or a number in two parts cannot be copied.
+pub(crate) fn whole_but(table: &mut Table, flexible: &[usize]) {
+    for column in table.column_iter_mut() {
+        if !flexible.contains(&column.index) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
 }
 

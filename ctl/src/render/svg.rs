@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use super::layout::{Label, bar_rows, label_rows, text_width};
-use super::picture::{Lane, MarkAt, Span, TimelinePicture, Tone};
+use super::picture::{Lane, MarkAt, Span, TimelinePicture};
 use super::scale::{Scale, tick_label};
-use super::text::{clip, micros, xml};
+use super::shapes::{Bar, LONGEST, caption, drawn_mark};
+use super::text::{clip, xml};
 
 const WIDTH: f64 = 1080.0;
 const MARGIN: f64 = 24.0;
@@ -13,9 +14,6 @@ const HEAD: f64 = 78.0;
 const FOOT: f64 = 56.0;
 const LABEL_ROW: f64 = 19.0;
 const BAR_ROW: f64 = 24.0;
-const BAR: f64 = 18.0;
-/// Longest label, in characters.
-const LONGEST: usize = 44;
 
 /// Draws the whole document.
 #[must_use]
@@ -52,7 +50,7 @@ pub fn timeline_svg(picture: &TimelinePicture) -> String {
 const STYLE: &str = "<style>
 text { font: 12px system-ui, \"Segoe UI\", Roboto, \"DejaVu Sans\", sans-serif; fill: #1c2430; }
 text { stroke: #ffffff; stroke-width: 3px; stroke-linejoin: round; paint-order: stroke; }
-.on-band text { stroke: #f4f6f8; }
+.on-band text { stroke: #f4f6f8; } g text.inside { stroke: none; }
 text.title { font-size: 18px; font-weight: 600; } text.name { font-weight: 600; font-size: 13px; }
 .soft, text.soft { fill: #5b6676; } .page { fill: #ffffff; stroke: #d9dee5; } .band { fill: #f4f6f8; }
 .line, .grid { stroke: #d9dee5; fill: none; } .line { stroke-width: 2; }
@@ -68,21 +66,11 @@ text { fill: #e6eaf0; stroke: #14181e; } .on-band text { stroke: #1b212a; } .sof
 .warn { fill: #e3a341; stroke: #e3a341; } .bad { fill: #f3727c; stroke: #f3727c; } }
 </style>\n";
 
-const fn class(tone: Tone) -> &'static str {
-    match tone {
-        Tone::Plain => "plain",
-        Tone::Good => "good",
-        Tone::Warn => "warn",
-        Tone::Bad => "bad",
-    }
-}
-
 /// The plot's place and scale.
 struct Frame {
     scale: Scale,
     left: f64,
     width: f64,
-    top: f64,
 }
 
 impl Frame {
@@ -103,7 +91,7 @@ impl Frame {
             let text = text_width(&caption(mark)) + 8.0;
             if place > 0.0 { width.min((room - text) / place) } else { width }
         });
-        Self { scale, left, width: width.max(room * 0.4), top: HEAD }
+        Self { scale, left, width: width.max(room * 0.4) }
     }
 
     fn x(&self, us: f64) -> f64 {
@@ -222,62 +210,6 @@ impl Frame {
         };
         Bar { from, to, text_at: at, text, tone: span.tone, whole: span.label.clone() }
     }
-}
-
-/// A span, placed.
-struct Bar {
-    from: f64,
-    to: f64,
-    text_at: f64,
-    text: String,
-    tone: Tone,
-    whole: String,
-}
-
-impl Bar {
-    fn extent(&self) -> (f64, f64) {
-        (self.from.min(self.text_at), self.to.max(self.text_at + text_width(&self.text)))
-    }
-
-    fn drawn(&self, top: f64) -> String {
-        let class = class(self.tone);
-        let (from, width) = (self.from, self.to - self.from);
-        format!(
-            "<g><title>{}</title><rect class=\"bar {class}\" x=\"{from:.1}\" y=\"{top:.1}\" \
-             width=\"{width:.1}\" height=\"{BAR}\" rx=\"3\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{}</text></g>\n",
-            xml(&self.whole),
-            self.text_at,
-            top + 13.0,
-            xml(&self.text),
-        )
-    }
-}
-
-/// A mark's label with its time, as it is measured; drawn in two colours.
-fn caption(mark: &MarkAt) -> String {
-    format!("{}  {}", clip(&mark.label, LONGEST), micros(mark.at_us))
-}
-
-fn drawn_mark(mark: &MarkAt, x: f64, line: f64, base: f64) -> String {
-    let shape = match mark.tone {
-        Tone::Plain | Tone::Good => {
-            format!("M{x:.1} {line:.1}m-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0z")
-        }
-        Tone::Warn => format!("M{x:.1} {line:.1}m0 -6l6 11h-12z"),
-        Tone::Bad => format!("M{x:.1} {line:.1}m0 -7l7 7l-7 7l-7-7z"),
-    };
-    format!(
-        "<g><title>{}</title><path class=\"leader\" d=\"M{x:.1} {line:.1}V{:.1}\"/>\
-         <path class=\"{}\" d=\"{shape}\"/><text x=\"{:.1}\" y=\"{base:.1}\">{} \
-         <tspan class=\"soft\">{}</tspan></text></g>\n",
-        xml(&mark.label),
-        base - 9.0,
-        class(mark.tone),
-        x + 5.0,
-        xml(&clip(&mark.label, LONGEST)),
-        micros(mark.at_us),
-    )
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -108,6 +108,29 @@ pub fn count(number: u32, one: &str, many: &str) -> String {
     format!("{} {}", grouped(number.into()), if number == 1 { one } else { many })
 }
 
+/// Broken between words into lines of at most `width` characters; a longer word stays whole.
+#[must_use]
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut len = 0;
+    for word in text.split(' ') {
+        let longer = word.chars().count();
+        if len > 0 && len + 1 + longer > width {
+            lines.push(String::new());
+            len = 0;
+        }
+        if let Some(line) = lines.last_mut() {
+            if len > 0 {
+                line.push(' ');
+                len += 1;
+            }
+            line.push_str(word);
+            len += longer;
+        }
+    }
+    lines
+}
+
 /// A wall-clock time in the user's time zone.
 #[must_use]
 pub fn when(seconds: u64) -> String {
@@ -141,6 +164,13 @@ mod tests {
     fn long_text_is_cut() {
         assert_eq!(clip("abcdef", 4), "abc…");
         assert_eq!(clip("abcd", 4), "abcd");
+    }
+
+    #[test]
+    fn text_is_wrapped_between_words() {
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("extraordinary a", 5), ["extraordinary", "a"]);
+        assert_eq!(wrapped("", 5), [""]);
     }
 
     #[test]

@@ -1,8 +1,14 @@
 use super::*;
+use crate::render::picture::Tone;
 use crate::render::sample::report;
+use crate::render::text::micros;
 
 fn parsed(svg: &str) -> roxmltree::Document<'_> {
     roxmltree::Document::parse(svg).unwrap_or_else(|error| panic!("{error}\n{svg}"))
+}
+
+fn text_of(node: &roxmltree::Node<'_, '_>) -> String {
+    node.descendants().filter(|child| child.is_text()).filter_map(|child| child.text()).collect()
 }
 
 /// What the demo makes of it.
@@ -32,9 +38,7 @@ fn it_is_well_formed_and_shows_every_mark() {
     let texts: Vec<String> = document
         .descendants()
         .filter(|node| node.has_tag_name("text"))
-        .map(|node| {
-            node.descendants().filter_map(|n| n.is_text().then(|| n.text())).flatten().collect()
-        })
+        .map(|node| text_of(&node))
         .collect();
     for mark in picture.lanes.iter().flat_map(|lane| &lane.marks) {
         let expected = format!("{} {}", mark.label, micros(mark.at_us));
@@ -82,8 +86,7 @@ fn every_text_is_inside_the_picture() {
     );
     let svg = timeline_svg(&picture);
     for node in parsed(&svg).descendants().filter(|node| node.has_tag_name("text")) {
-        let text: String =
-            node.descendants().filter_map(|n| n.is_text().then(|| n.text())).flatten().collect();
+        let text: String = text_of(&node);
         let x: f64 = node.attribute("x").unwrap().parse().unwrap();
         if node.attribute("text-anchor").is_none() && node.attribute("class") != Some("soft") {
             assert!(x + text_width(&text) <= WIDTH, "{text:?} ends at {}", x + text_width(&text));

@@ -1,0 +1,61 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use dmasharectl::bus::Bus;
+
+const AFTER: &str = "\
+Exit codes:
+  0  ok
+  1  failure (doctor: something that is needed is missing)
+  2  wrong usage
+  3  the service or the bus cannot be reached
+  4  no such device, or the name fits several
+
+Colours are shown on a terminal only, and not if NO_COLOR is set.";
+
+/// Shows what the dmashare broker has, and what an unplug did.
+#[derive(Debug, Parser)]
+#[command(name = "dmasharectl", version, after_help = AFTER, max_term_width = 100)]
+pub struct Args {
+    /// For programs: JSON, in the shapes that JSON.md describes
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Where the service is: `system`, `session`, or a D-Bus address
+    #[arg(long, global = true, env = "DMASHARE_BUS", default_value = "system", value_name = "BUS")]
+    pub bus: Bus,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The service, its devices and its clients
+    Status,
+    /// The GPUs: nodes, whether they can be pulled and why, what is shared of them
+    Devices,
+    /// What an unplug did, step by step, in microseconds
+    Report(ReportArgs),
+    /// What this machine offers, what is missing, and how to get it
+    Doctor,
+}
+
+/// Which unplug.
+#[derive(Debug, ClapArgs)]
+pub struct ReportArgs {
+    /// PCI address, name, node (/dev/dri/card1) or id (d1) of a device: its newest unplug
+    #[arg(conflicts_with = "last")]
+    pub device: Option<String>,
+    /// The newest unplug of any device (the default)
+    #[arg(long, conflicts_with = "all")]
+    pub last: bool,
+    /// Every unplug that is kept (of DEVICE), oldest first
+    #[arg(long)]
+    pub all: bool,
+    /// Also draw it as a timeline into this file; `-` for the picture alone on standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "all")]
+    pub svg: Option<PathBuf>,
+}

@@ -1,0 +1,158 @@
+//! What the service shows, as this tool holds it. States and causes stay words: a newer service may
+//! have more of them than this tool knows.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use zbus::zvariant::OwnedValue;
+
+use crate::failure::Failure;
+
+/// A D-Bus object's properties.
+pub type Properties = HashMap<String, OwnedValue>;
+
+/// The service itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Its version.
+    pub version: String,
+    /// Which guards it makes.
+    pub backend: String,
+    /// Connections to it.
+    pub clients: u32,
+}
+
+/// A device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// Its id, never used again.
+    pub id: u64,
+    /// PCI address, else its sysfs name.
+    pub name: String,
+    /// PCI address, or empty.
+    pub pci: String,
+    /// Kernel driver.
+    pub driver: String,
+    /// `/dev/dri/…`
+    pub nodes: Vec<String>,
+    /// Whether it can be pulled.
+    pub removable: bool,
+    /// How that is known.
+    pub removable_reason: String,
+    /// `present`, `draining`, `lost`, `gone`.
+    pub state: String,
+    /// Its slot on the state page.
+    pub slot: u32,
+    /// Live objects by kind.
+    pub counts: DeviceCounts,
+    /// Why it was lost; `null` while it is not.
+    pub cause: Option<String>,
+}
+
+/// Live objects of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeviceCounts {
+    /// Exported buffers.
+    pub buffers: u32,
+    /// Imports of them.
+    pub imports: u32,
+    /// Pending fences.
+    pub fences: u32,
+    /// Timelines.
+    pub timelines: u32,
+    /// Implicit fences still pending, once it is lost.
+    pub implicit_fences: u32,
+}
+
+/// A connection to the service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Client {
+    /// Its id.
+    pub id: u64,
+    /// Its process.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// What it calls itself.
+    pub name: String,
+    /// Its systemd unit, or empty.
+    pub unit: String,
+    /// Live objects that it has.
+    pub counts: ClientCounts,
+}
+
+/// Live objects of a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ClientCounts {
+    /// Exported buffers.
+    pub buffers: u32,
+    /// Imports.
+    pub imports: u32,
+    /// Pending fences.
+    pub fences: u32,
+}
+
+fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Failure>
+where
+    T: TryFrom<OwnedValue>,
+    T::Error: std::fmt::Display,
+{
+    let value = properties
+        .remove(name)
+        .ok_or_else(|| Failure::Unexpected(format!("the property {name} is missing")))?;
+    T::try_from(value).map_err(|error| Failure::Unexpected(format!("property {name}: {error}")))
+}
+
+impl Service {
+    pub(crate) fn take(mut of: Properties) -> Result<Self, Failure> {
+        Ok(Self {
+            version: take(&mut of, "Version")?,
+            backend: take(&mut of, "Backend")?,
+            clients: take(&mut of, "Clients")?,
+        })
+    }
+}
+
+impl Device {
+    pub(crate) fn take(mut of: Properties) -> Result<Self, Failure> {
+        let of = &mut of;
+        let cause: String = take(of, "Cause")?;
+        Ok(Self {
+            id: take(of, "Id")?,
+            name: take(of, "Name")?,
+            pci: take(of, "Pci")?,
+            driver: take(of, "Driver")?,
+            nodes: take(of, "Nodes")?,
+            removable: take(of, "Removable")?,
+            removable_reason: take(of, "RemovableReason")?,
+            state: take(of, "State")?,
+            slot: take(of, "Slot")?,
+            counts: DeviceCounts {
+                buffers: take(of, "Buffers")?,
+                imports: take(of, "Imports")?,
+                fences: take(of, "Fences")?,
+                timelines: take(of, "Timelines")?,
+                implicit_fences: take(of, "ImplicitFences")?,
+            },
+            cause: Some(cause).filter(|cause| !cause.is_empty()),
+        })
+    }
+}
+
+impl Client {
+    pub(crate) fn take(mut of: Properties) -> Result<Self, Failure> {
+        let of = &mut of;
+        Ok(Self {
+            id: take(of, "Id")?,
+            pid: take(of, "Pid")?,
+            uid: take(of, "Uid")?,
+            name: take(of, "Name")?,
+            unit: take(of, "Unit")?,
+            counts: ClientCounts {
+                buffers: take(of, "Buffers")?,
+                imports: take(of, "Imports")?,
+                fences: take(of, "Fences")?,
+            },
+        })
+    }
+}

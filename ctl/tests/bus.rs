@@ -1,0 +1,214 @@
+//! The tool against a stand-in for the service, on a bus of its own.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::{Policy, PrivateBus, Told, ctl, ran};
+use serde_json::json;
+
+fn with_service(told: Told) -> (PrivateBus, zbus::blocking::Connection) {
+    let bus = PrivateBus::start(&Policy::Open);
+    let service = bus.serve(told);
+    (bus, service)
+}
+
+#[test]
+fn status_shows_devices_and_clients() {
+    let (bus, _service) = with_service(Told::default());
+    let status = bus.ctl(&["status"]);
+    let expected = "\
+dmashared 0.1.0
+guard fences by vgem
+3 devices, 2 clients
+
+ID   NAME          DRIVER      STATE    BUFFERS  IMPORTS  FENCES
+d2   0000:01:00.0  virtio_gpu  lost           3        2       7
+d3   0000:00:02.0  i915        present        3        2       7
+d10  vkms          vkms        present        3        2       7
+
+d2 is lost (unplugged), 1 implicit fence still pending: dmasharectl report d2
+
+ID  PID   UID   NAME                     UNIT            BUFFERS  IMPORTS  FENCES
+c5  4711  1000  evil\\u{1b}[31m\\u{a}name  app-evil.scope        3        0       1
+c6  4711  1000  compositor               –                     3        0       1
+";
+    assert_eq!((status.code, status.out.as_str()), (0, expected), "{}", status.err);
+}
+
+#[test]
+fn devices_say_why_they_can_be_pulled() {
+    let (bus, _service) = with_service(Told::default());
+    let devices = bus.ctl(&["devices"]);
+    assert_eq!(devices.code, 0, "{}", devices.err);
+    assert!(devices.out.contains("yes: the slot is hot-pluggable"), "{}", devices.out);
+    assert!(devices.out.contains("renderD128\n"), "{}", devices.out);
+}
+
+#[test]
+fn json_keeps_its_shapes() {
+    let (bus, _service) = with_service(Told::default());
+    let status = bus.ctl(&["status", "--json"]).json();
+    assert_eq!(status["service"], json!({ "version": "0.1.0", "backend": "vgem", "clients": 2 }));
+    let device = json!({
+        "id": 2, "name": "0000:01:00.0", "pci": "0000:01:00.0", "driver": "virtio_gpu",
+        "nodes": ["/dev/dri/card1"], "removable": true,
+        "removable_reason": "the slot is hot-pluggable", "state": "lost", "slot": 0,
+        "counts": { "buffers": 3, "imports": 2, "fences": 7, "timelines": 0, "implicit_fences": 1 },
+        "cause": "unplugged",
+    });
+    assert_eq!(status["devices"][0], device);
+    assert_eq!(status["devices"][1]["cause"], json!(null));
+    let client = json!({
+        "id": 6, "pid": 4711, "uid": 1000, "name": "compositor", "unit": "",
+        "counts": { "buffers": 3, "imports": 0, "fences": 1 },
+    });
+    assert_eq!(status["clients"][1], client);
+    assert_eq!(bus.ctl(&["--json", "devices"]).json()["devices"], status["devices"]);
+    let doctor = bus.ctl(&["doctor", "--json"]).json();
+    assert_eq!(doctor["backend"]["name"], "vgem");
+    assert_eq!(doctor["backend"]["from"], "service");
+    assert_eq!(doctor["backend"]["tried"][0]["backend"], "sw_sync");
+    let service = doctor["findings"].as_array().unwrap().iter().find(|f| f["id"] == "service");
+    assert_eq!(
+        service,
+        Some(
+            &json!({ "id": "service", "level": "ok", "what": "dmashared 0.1.0 runs", "do": null })
+        )
+    );
+}
+
+#[test]
+fn a_report_by_every_name() {
+    let (bus, _service) = with_service(Told::default());
+    for args in [
+        &["report"][..],
+        &["report", "--last"],
+        &["report", "d2"],
+        &["report", "0000:01:00.0"],
+        &["report", "01:00.0"],
+        &["report", "/dev/dri/card1"],
+    ] {
+        let report = bus.ctl(args);
+        assert_eq!(report.code, 0, "{args:?}: {}", report.err);
+        assert!(
+            report.out.contains("device d2, unplugged, 2026-01-02 03:04:05 UTC"),
+            "{}",
+            report.out
+        );
+        assert!(report.out.contains("5 guard fences ended"), "{}", report.out);
+    }
+    assert!(bus.ctl(&["report", "d1"]).out.contains("3 guard fences ended"));
+    let all = bus.ctl(&["report", "--all", "--json"]).json();
+    let devices: Vec<_> = all["reports"].as_array().unwrap().iter().map(|r| &r["device"]).collect();
+    assert_eq!(devices, [1, 2]);
+    let none = bus.ctl(&["report", "vkms"]);
+    assert_eq!((none.code, none.out.as_str()), (0, "this device has not been unplugged\n"));
+    assert_eq!(bus.ctl(&["report", "vkms", "--json"]).json(), json!({ "reports": [] }));
+}
+
+#[test]
+fn a_picture_in_a_file_and_on_standard_output() {
+    let (bus, _service) = with_service(Told::default());
+    let file = bus.file("unplug.svg");
+    let path = file.to_str().unwrap();
+    let report = bus.ctl(&["report", "--svg", path]);
+    assert_eq!(report.code, 0, "{}", report.err);
+    assert!(report.out.ends_with(&format!("the timeline picture is in {path}\n")));
+    let svg = std::fs::read_to_string(file).unwrap();
+    roxmltree::Document::parse(&svg).unwrap();
+    assert_eq!(bus.ctl(&["report", "d2", "--svg", "-"]).out, svg);
+
+    let missing = bus.file("no/such/folder.svg");
+    let failed = bus.ctl(&["report", "--svg", missing.to_str().unwrap()]);
+    assert_eq!(failed.code, 1);
+    assert!(failed.err.contains("cannot write"), "{}", failed.err);
+    let nothing = bus.ctl(&["report", "vkms", "--svg", "-"]);
+    assert_eq!((nothing.code, nothing.out.as_str()), (1, ""));
+}
+
+#[test]
+fn unknown_devices_are_answered_with_the_known() {
+    let (bus, _service) = with_service(Told::default());
+    let report = bus.ctl(&["report", "0000:ff:00.0"]);
+    assert_eq!(report.code, 4);
+    let known = "there are: d1 (0000:01:00.0), d2 (0000:01:00.0), d3 (0000:00:02.0), d10 (vkms)";
+    assert!(report.err.contains(known), "{}", report.err);
+}
+
+#[test]
+fn an_empty_service_is_shown() {
+    let (bus, _service) =
+        with_service(Told { reports: "[]".to_owned(), devices: false, ..Told::default() });
+    assert!(bus.ctl(&["status"]).out.contains("0 devices, 2 clients"));
+    assert!(bus.ctl(&["devices"]).out.contains("no GPUs"));
+    assert!(bus.ctl(&["report"]).out.contains("no device has been unplugged"));
+    assert!(bus.ctl(&["report", "d1"]).err.contains("there are no devices"));
+}
+
+#[test]
+fn no_bus_and_no_service_are_told_apart() {
+    let bus = PrivateBus::start(&Policy::Open);
+    for command in ["status", "devices", "report"] {
+        let stopped = bus.ctl(&[command]);
+        assert_eq!(stopped.code, 3, "{stopped:?}");
+        assert!(stopped.err.contains("systemctl start dmashared.socket"), "{}", stopped.err);
+        let none = ran(ctl().args(["--bus", "unix:path=/nowhere", command]).output().unwrap());
+        assert_eq!(none.code, 3, "{none:?}");
+        assert!(
+            none.err.contains("cannot connect to the bus at unix:path=/nowhere"),
+            "{}",
+            none.err
+        );
+    }
+    let doctor = ran(ctl().args(["--bus", "unix:path=/nowhere", "doctor"]).output().unwrap());
+    assert!(doctor.out.contains("dmashared is not installed"), "{}", doctor.out);
+}
+
+#[test]
+fn a_refusal_of_the_bus_is_told_as_such() {
+    let bus = PrivateBus::start(&Policy::NoCalls);
+    let _service = bus.serve(Told::default());
+    let status = bus.ctl(&["status"]);
+    assert_eq!(status.code, 1, "{status:?}");
+    assert!(status.err.starts_with("dmasharectl: permission denied"), "{}", status.err);
+}
+
+#[test]
+fn an_answer_that_is_no_report_is_no_panic() {
+    let (bus, _service) = with_service(Told { reports: "[{".to_owned(), ..Told::default() });
+    let report = bus.ctl(&["report"]);
+    assert_eq!(report.code, 1);
+    assert!(report.err.contains("answered unexpectedly: GetReports"), "{}", report.err);
+}
+
+#[test]
+fn wrong_usage() {
+    for args in [
+        &[][..],
+        &["--bus", "sytem", "status"],
+        &["report", "d1", "--last"],
+        &["report", "--all", "--svg", "x"],
+        &["devices", "x"],
+    ] {
+        assert_eq!(ran(ctl().args(args).output().unwrap()).code, 2, "{args:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_seen_enough() {
+    let (bus, _service) = with_service(Told::default());
+    for args in [&["report", "--all"][..], &["status", "--json"], &["doctor"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = ctl()
+            .env("DMASHARE_BUS", &bus.address)
+            .args(args)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code().is_some_and(|code| code < 2) && err.is_empty(), "{err}");
+    }
+}

@@ -1,0 +1,194 @@
+//! The stand-in: the interfaces of the service, with fixed answers.
+
+use dmashare_proto::message::Cause;
+use dmashare_proto::report::{Mark, Step, UnplugReport};
+use dmashare_proto::{DeviceId, ObjectId};
+use zbus::blocking::Connection;
+use zbus::blocking::connection::Builder;
+use zbus::fdo::ObjectManager;
+use zbus::interface;
+use zbus::zvariant::OwnedObjectPath;
+
+const PATH: &str = "/org/dmashare/Broker1";
+
+/// What the stand-in tells.
+pub struct Told {
+    pub reports: String,
+    pub probe: String,
+    pub devices: bool,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self {
+            reports: serde_json::to_string(&sample_reports()).unwrap(),
+            probe: r#"{"backend":"vgem","tried":[
+                {"backend":"sw_sync","ok":false,"why":"No such file or directory (os error 2)"},
+                {"backend":"vgem","ok":true,"why":"card2"}]}"#
+                .to_owned(),
+            devices: true,
+        }
+    }
+}
+
+/// Two unplugs of the card in one slot.
+fn sample_reports() -> Vec<UnplugReport> {
+    let report = |device, guards| UnplugReport {
+        device: DeviceId(device),
+        name: "0000:01:00.0".to_owned(),
+        driver: "virtio_gpu".to_owned(),
+        cause: Cause::Unplugged,
+        wall_clock_s: 1_767_323_045,
+        marks: [(Step::Uevent, 0), (Step::GateClosed, 21_000), (Step::Gone, 2_110_000)]
+            .map(|(step, after)| Mark { step, at_ns: 7_000_000_000 + after })
+            .into(),
+        guards,
+        passed: 0,
+        buffers: 1,
+        imports: 1,
+        told: 2,
+        awaited: 1,
+        implicit: vec![dmashare_proto::report::ImplicitFence {
+            buffer: ObjectId(9),
+            driver: "vgem".to_owned(),
+            timeline: "unbound".to_owned(),
+            seen_ns: 7_000_100_000,
+            ended_ns: Some(7_000_300_000),
+        }],
+        overdue: Vec::new(),
+    };
+    vec![report(1, 3), report(2, 5)]
+}
+
+struct Broker(Told);
+
+#[interface(name = "org.dmashare.Broker1")]
+impl Broker {
+    #[zbus(property)]
+    fn version(&self) -> String {
+        "0.1.0".to_owned()
+    }
+    #[zbus(property)]
+    fn backend(&self) -> String {
+        "vgem".to_owned()
+    }
+    #[zbus(property)]
+    fn clients(&self) -> u32 {
+        2
+    }
+    #[zbus(property)]
+    fn devices(&self) -> Vec<OwnedObjectPath> {
+        Vec::new()
+    }
+    fn get_reports(&self) -> String {
+        self.0.reports.clone()
+    }
+    fn probe(&self) -> String {
+        self.0.probe.clone()
+    }
+}
+
+struct Device {
+    id: u64,
+    name: &'static str,
+    driver: &'static str,
+    nodes: Vec<String>,
+    removable: Option<&'static str>,
+    lost: bool,
+}
+
+macro_rules! constants {
+    ($type:ident, $interface:literal, $($name:ident: $of:ty = |$me:ident| $value:expr;)*) => {
+        #[interface(name = $interface)]
+        impl $type {
+            $(#[zbus(property)]
+            fn $name(&self) -> $of { let $me = self; $value })*
+        }
+    };
+}
+
+constants! { Device, "org.dmashare.Device1",
+    id: u64 = |me| me.id;
+    name: String = |me| me.name.to_owned();
+    pci: String = |me| if me.name.contains(':') { me.name.to_owned() } else { String::new() };
+    driver: String = |me| me.driver.to_owned();
+    nodes: Vec<String> = |me| me.nodes.clone();
+    removable: bool = |me| me.removable.is_some();
+    removable_reason: String = |me| me.removable.unwrap_or("").to_owned();
+    state: String = |me| if me.lost { "lost" } else { "present" }.to_owned();
+    slot: u32 = |_me| 0;
+    buffers: u32 = |_me| 3;
+    imports: u32 = |_me| 2;
+    fences: u32 = |_me| 7;
+    timelines: u32 = |_me| 0;
+    implicit_fences: u32 = |me| u32::from(me.lost);
+    cause: String = |me| if me.lost { "unplugged" } else { "" }.to_owned();
+    report: String = |_me| String::new();
+}
+
+struct Client {
+    id: u64,
+    name: &'static str,
+    unit: &'static str,
+}
+
+constants! { Client, "org.dmashare.Client1",
+    id: u64 = |me| me.id;
+    pid: u32 = |_me| 4711;
+    uid: u32 = |_me| 1000;
+    name: String = |me| me.name.to_owned();
+    unit: String = |me| me.unit.to_owned();
+    buffers: u32 = |_me| 3;
+    imports: u32 = |_me| 0;
+    fences: u32 = |_me| 1;
+}
+
+pub fn serve(address: &str, told: Told) -> Connection {
+    let nodes = |numbers: &[u32]| numbers.iter().map(|n| format!("/dev/dri/card{n}")).collect();
+    let devices = [
+        Device {
+            id: 2,
+            name: "0000:01:00.0",
+            driver: "virtio_gpu",
+            nodes: nodes(&[1]),
+            removable: Some("the slot is hot-pluggable"),
+            lost: true,
+        },
+        Device {
+            id: 3,
+            name: "0000:00:02.0",
+            driver: "i915",
+            nodes: vec!["/dev/dri/card0".to_owned(), "/dev/dri/renderD128".to_owned()],
+            removable: None,
+            lost: false,
+        },
+        Device {
+            id: 10,
+            name: "vkms",
+            driver: "vkms",
+            nodes: nodes(&[3]),
+            removable: None,
+            lost: false,
+        },
+    ];
+    let clients = [
+        Client { id: 5, name: "evil\x1b[31m\nname", unit: "app-evil.scope" },
+        Client { id: 6, name: "compositor", unit: "" },
+    ];
+    let shown = told.devices;
+    let mut builder = Builder::address(address)
+        .unwrap()
+        .serve_at(PATH, ObjectManager)
+        .unwrap()
+        .serve_at(PATH, Broker(told))
+        .unwrap();
+    if shown {
+        for device in devices {
+            builder = builder.serve_at(format!("{PATH}/device/d{}", device.id), device).unwrap();
+        }
+        for client in clients {
+            builder = builder.serve_at(format!("{PATH}/client/c{}", client.id), client).unwrap();
+        }
+    }
+    builder.name("org.dmashare.Broker1").unwrap().build().unwrap()
+}
