@@ -65,8 +65,8 @@ const SECTIONS: &[(&str, &[(&str, Set)])] = &[
             ("queue_messages", |to, v| {
                 value::number(v, 1, MANY).map(|n| to.limits.queue_messages = n)
             }),
-            ("ended_fences_per_uid", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.ended_fences_per_uid = n)
+            ("pending_fences_per_uid", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.pending_fences_per_uid = n)
             }),
         ],
     ),

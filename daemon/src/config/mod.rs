@@ -95,8 +95,8 @@ pub struct Limits {
     pub tokens_per_client: u32,
     /// Messages that wait for a client to read them, before it is disconnected.
     pub queue_messages: u32,
-    /// Ended fences of one user whose outcome is still kept.
-    pub ended_fences_per_uid: u32,
+    /// Pending fences of one user, released or not: each costs descriptors until it ends.
+    pub pending_fences_per_uid: u32,
 }
 
 /// What is logged.
@@ -161,7 +161,7 @@ impl Default for Limits {
             objects_per_client: 16384,
             tokens_per_client: 16384,
             queue_messages: 256,
-            ended_fences_per_uid: 4096,
+            pending_fences_per_uid: 16384,
         }
     }
 }

@@ -62,7 +62,7 @@ fn the_example_has_every_key_with_its_default() {
         "objects_per_client",
         "tokens_per_client",
         "queue_messages",
-        "ended_fences_per_uid",
+        "pending_fences_per_uid",
         "level",
         "# match",
         "# removable",

@@ -28,6 +28,8 @@ pub(super) struct Fence<F> {
 pub(super) struct Pending<F> {
     /// What importers get.
     pub fd: F,
+    /// The exporter's user, whose quota it counts against.
+    pub uid: u32,
     pub _reference: DeviceRef,
 }
 
@@ -46,6 +48,16 @@ impl<H: Handles> Broker<H> {
         let device = self.device_of(node)?;
         self.at(device)?;
         self.may_have_one_more(client)?;
+        let pending = self.pending_by_uid.get(&self.uid_of(client)).copied().unwrap_or(0);
+        if pending >= self.limits.pending_fences_per_uid {
+            return Err(WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!(
+                    "limits.pending_fences_per_uid = {} fences are pending; wait for some to end",
+                    self.limits.pending_fences_per_uid
+                ),
+            ));
+        }
         let guard = match policy {
             Policy::Pass => false,
             Policy::Guard => true,
@@ -105,7 +117,9 @@ impl<H: Handles> Broker<H> {
         let reference =
             self.devices[&device].gate.acquire(Kind::Fence).map_err(|_| lost_error(device))?;
         let fence = self.ids.object();
-        let pending = Some(Pending { fd, _reference: reference });
+        let uid = self.uid_of(client);
+        let pending = Some(Pending { fd, uid, _reference: reference });
+        *self.pending_by_uid.entry(uid).or_default() += 1;
         self.fences
             .insert(fence, Fence { at, guard, handles: 1, state: FenceState::Pending, pending });
         self.note(client, fence, Owned::Fence);
@@ -233,9 +247,19 @@ impl<H: Handles> Broker<H> {
         if fence.handles == 0 {
             self.fences.remove(&id);
         }
+        if let Some(count) = self.pending_by_uid.get_mut(&pending.uid) {
+            *count -= 1;
+            if *count == 0 {
+                self.pending_by_uid.remove(&pending.uid);
+            }
+        }
         drop(pending);
         self.touch(device, |device| device.fences.remove(&id));
         true
+    }
+
+    fn uid_of(&self, client: ClientId) -> u32 {
+        self.clients.get(&client).map_or(u32::MAX, |client| client.creds.uid)
     }
 
     pub(super) fn drop_fence_handle(&mut self, id: ObjectId) {

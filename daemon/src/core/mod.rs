@@ -47,6 +47,8 @@ pub struct Limits {
     pub objects_per_client: usize,
     /// Tokens of one client.
     pub tokens_per_client: usize,
+    /// Pending fences of one user, released or not: each costs the broker descriptors until it ends.
+    pub pending_fences_per_uid: usize,
     /// A fence's deadline where the client states none, in nanoseconds.
     pub deadline_ns: u64,
     /// The longest deadline that a client may state, in nanoseconds.
@@ -79,6 +81,7 @@ pub struct Broker<H: Handles> {
     fences: HashMap<ObjectId, Fence<H::Fd>>,
     /// An importer's handle on a fence, and the fence.
     fence_imports: HashMap<ObjectId, ObjectId>,
+    pending_by_uid: HashMap<u32, usize>,
     tokens: Tokens,
     reports: VecDeque<UnplugReport>,
     dirty_devices: BTreeSet<DeviceId>,
@@ -110,6 +113,7 @@ impl<H: Handles> Broker<H> {
             imports: HashMap::new(),
             fences: HashMap::new(),
             fence_imports: HashMap::new(),
+            pending_by_uid: HashMap::new(),
             tokens: Tokens::default(),
             reports: VecDeque::new(),
             dirty_devices: BTreeSet::new(),

@@ -114,6 +114,7 @@ impl Model {
             clients_per_uid: 6,
             objects_per_client: 12,
             tokens_per_client: 6,
+            pending_fences_per_uid: 20,
             deadline_ns: 1_000_000_000,
             max_deadline_ns: 10_000_000_000,
             ack_timeout_ns: 2_000_000_000,
@@ -527,6 +528,8 @@ impl Model {
         let pending = broker.fences.values().filter(|fence| fence.pending.is_some()).count();
         let enders = self.watched.values().filter(|(_, ender)| ender.is_some()).count();
         assert_eq!(self.open.get(), 1 + planes + pending + enders, "I5: open descriptors");
+        assert_eq!(broker.pending_by_uid.values().sum::<usize>(), pending);
+        assert!(broker.pending_by_uid.values().all(|n| (1..=20).contains(n)), "I8: pending fences");
         for (client, known) in &broker.clients {
             assert!(known.objects.len() <= 12, "I8: {client} is over its quota");
             assert!(known.tokens <= 6, "I8: {client} has too many tokens");

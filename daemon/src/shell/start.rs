@@ -223,6 +223,7 @@ fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
         clients_per_uid: config.limits.clients_per_uid as usize,
         objects_per_client: config.limits.objects_per_client as usize,
         tokens_per_client: config.limits.tokens_per_client as usize,
+        pending_fences_per_uid: config.limits.pending_fences_per_uid as usize,
         deadline_ns: nanos(config.fence.deadline).min(longest),
         max_deadline_ns: nanos(config.fence.max_deadline).min(longest),
         ack_timeout_ns: nanos(config.broker.ack_timeout),
