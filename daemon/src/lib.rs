@@ -12,4 +12,5 @@ pub mod kernel;
 pub mod reactor;
 pub mod shell;
 pub mod state_page;
+mod sync;
 pub mod view;

@@ -7,7 +7,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
 use super::{Broker, CheckedPlane, Effect, Effects, Handles, Outgoing, Owned, layout, lost_error};
 use crate::devices::NodeId;
-use crate::gate::{DeviceRef, Kind};
+use crate::gate::{DeviceRef, Gate, Kind};
 
 /// An exported buffer. It lives while its exporter or an import holds it.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl<H: Handles> Broker<H> {
                 .about(device.0)
             })?;
         }
-        let reference = known.gate.acquire(Kind::Buffer).map_err(|_| lost_error(device))?;
+        let reference = Gate::acquire(&known.gate, Kind::Buffer).map_err(|_| lost_error(device))?;
         let id = self.ids.object();
         self.buffers.insert(
             id,
@@ -111,8 +111,8 @@ impl<H: Handles> Broker<H> {
         };
         let device = buffer.device;
         let at = self.at(device)?;
-        let reference =
-            self.devices[&device].gate.acquire(Kind::Import).map_err(|_| lost_error(device))?;
+        let reference = Gate::acquire(&self.devices[&device].gate, Kind::Import)
+            .map_err(|_| lost_error(device))?;
         let import = self.ids.object();
         let inodes = buffer.planes.iter().map(|plane| plane.inode).collect();
         let imported = Imported {

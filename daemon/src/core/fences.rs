@@ -9,7 +9,7 @@ use super::{
     Broker, CheckedFence, Effect, Effects, FencePlan, Handles, Outgoing, Owned, lost_error,
 };
 use crate::devices::NodeId;
-use crate::gate::{DeviceRef, Kind};
+use crate::gate::{DeviceRef, Gate, Kind};
 
 /// A fence. Pending, it is counted on its device and lives until it ends, whoever has handles: a
 /// guard may be in a GPU's queue. Ended, it is a small record for those who have handles.
@@ -114,8 +114,8 @@ impl<H: Handles> Broker<H> {
                 (guard, source, Some(ender), kind)
             }
         };
-        let reference =
-            self.devices[&device].gate.acquire(Kind::Fence).map_err(|_| lost_error(device))?;
+        let reference = Gate::acquire(&self.devices[&device].gate, Kind::Fence)
+            .map_err(|_| lost_error(device))?;
         let fence = self.ids.object();
         let uid = self.uid_of(client);
         let pending = Some(Pending { fd, uid, _reference: reference });

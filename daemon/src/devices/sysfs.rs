@@ -92,17 +92,32 @@ fn node_desc(node: &Device) -> Option<NodeDesc> {
     })
 }
 
-/// The driver of what the DRM device hangs on (`virtio_gpu` on a virtio device, whose PCI device has
-/// `virtio-pci`), else of the PCI device. A software device has none, or only the bus's own, and is
-/// known by its name.
+/// The driver of what the DRM device hangs on, else of the PCI device. A software device has none,
+/// or only the bus's own, and is known by its name.
 fn driver(node: &Device, parent: &Device) -> String {
     let direct = node.parent();
     let direct = direct.as_ref().unwrap_or(parent);
     let is_software = subsystem(direct) == Some("faux");
     match direct.driver().or_else(|| parent.driver()) {
+        // A transport: the GPU's driver is bound to the virtio device, which is the DRM device's
+        // parent or its sibling, as the kernel's version has it.
+        Some(driver) if driver == "virtio-pci" => {
+            virtio_driver(parent.syspath()).unwrap_or_else(|| text(driver))
+        }
         Some(driver) if !is_software => text(driver),
         _ => text(direct.sysname()),
     }
+}
+
+/// The driver of the virtio device of a PCI device.
+fn virtio_driver(pci: &Path) -> Option<String> {
+    fs::read_dir(pci).ok()?.flatten().find_map(|entry| {
+        if !entry.file_name().to_string_lossy().starts_with("virtio") {
+            return None;
+        }
+        let driver = fs::read_link(entry.path().join("driver")).ok()?;
+        driver.file_name().map(text)
+    })
 }
 
 fn pci_chain(parent: &Device) -> Vec<PciFunction> {

@@ -8,11 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dmashare_proto::codec::{decode_header, decode_request, encode};
-use dmashare_proto::transport::{Buffer, Received, send};
+use dmashare_proto::transport::{Buffer, Got, send};
 use dmashare_proto::{ClientId, ErrorCode, Reply, Request, WireError};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use super::discard::Lane;
 use super::{Shared, intake, poll};
 use crate::clock::monotonic_ns;
 use crate::core::{Credentials, Outgoing};
@@ -151,13 +152,17 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
     // Registered before the client is in the tables, so that an error leaves nothing there.
     let socket = poll::register(socket)?;
     let mut this = shell.borrow_mut();
-    match this.event(|broker, out| broker.connect(creds, out)) {
-        Ok(client) => {
+    let lane = this.lanes.lane(peer.uid);
+    let taken = lane.and_then(|lane| {
+        this.event(|broker, out| broker.connect(creds, out)).map(|client| (client, lane))
+    });
+    match taken {
+        Ok((client, lane)) => {
             this.connections.insert(client, Rc::clone(&outbox));
             drop(this);
             let shell = Rc::clone(shell);
             tokio::task::spawn_local(async move {
-                serve(&shell, client, &socket, &outbox).await;
+                serve(&shell, client, &socket, &outbox, &lane).await;
                 let mut shell = shell.borrow_mut();
                 shell.connections.remove(&client);
                 shell.event(|broker, out| broker.disconnect(client, out));
@@ -171,9 +176,20 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
     Ok(())
 }
 
-async fn serve(shell: &Shared, client: ClientId, socket: &AsyncFd<Arc<OwnedFd>>, outbox: &Outbox) {
+async fn serve(
+    shell: &Shared,
+    client: ClientId,
+    socket: &AsyncFd<Arc<OwnedFd>>,
+    outbox: &Outbox,
+    lane: &Lane,
+) {
     let mut buffer = Buffer::default();
     while !outbox.is_over() {
+        if let Err(error) = lane.has_room().await {
+            tracing::warn!(pid = outbox.pid, %error, "a client is disconnected");
+            outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), usize::MAX);
+            return;
+        }
         let full = !outbox.flush();
         if outbox.is_over() {
             return;
@@ -181,7 +197,8 @@ async fn serve(shell: &Shared, client: ClientId, socket: &AsyncFd<Arc<OwnedFd>>,
         tokio::select! {
             ready = socket.readable() => {
                 let Ok(mut ready) = ready else { return };
-                match read_some(shell, client, socket.get_ref().as_fd(), &mut buffer, outbox) {
+                let socket = socket.get_ref().as_fd();
+                match read_some(shell, client, socket, &mut buffer, outbox, lane) {
                     Reading::More => {}
                     Reading::Dry => ready.clear_ready(),
                     Reading::Over => return,
@@ -211,17 +228,23 @@ fn read_some(
     socket: BorrowedFd<'_>,
     buffer: &mut Buffer,
     outbox: &Outbox,
+    lane: &Lane,
 ) -> Reading {
+    let mut fds = Vec::new();
     for _ in 0..TURN {
+        if lane.is_full() {
+            return Reading::More;
+        }
         if outbox.is_over() || outbox.closing.get() {
             return if outbox.is_over() { Reading::Over } else { Reading::Dry };
         }
-        match buffer.receive(socket) {
-            Ok(Received::Datagram(len, fds)) => {
-                shell.borrow_mut().datagram(client, buffer.bytes(len), fds);
+        let received = buffer.receive_into(socket, &mut fds);
+        match received {
+            Ok(Got::Datagram(len)) => {
+                shell.borrow_mut().datagram(client, buffer.bytes(len), &mut fds);
             }
-            Ok(Received::Closed) => return Reading::Over,
-            Ok(Received::Truncated) => {
+            Ok(Got::Closed) => return Reading::Over,
+            Ok(Got::Truncated) => {
                 let text = "a datagram was too long, or its file descriptors did not all arrive";
                 let error = WireError::new(ErrorCode::TOO_LARGE, text);
                 outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), usize::MAX);
@@ -233,14 +256,16 @@ fn read_some(
                 return Reading::Over;
             }
         }
+        for fd in fds.drain(..) {
+            lane.discard(fd);
+        }
     }
     Reading::More
 }
 
 impl super::Shell {
-    /// One datagram of a client's, with its fds: whatever becomes of it, they are closed or have an
-    /// owner when this returns.
-    fn datagram(&mut self, client: ClientId, bytes: &[u8], fds: Vec<OwnedFd>) {
+    /// One datagram of a client's, with its fds: those that have got an owner are taken out.
+    fn datagram(&mut self, client: ClientId, bytes: &[u8], fds: &mut Vec<OwnedFd>) {
         let count = fds.len();
         let greeted = self.broker.is_greeted(client);
         let (header, request) = match decode_request(bytes, count) {

@@ -11,13 +11,13 @@ use dmashare_uapi::sync_file::Status;
 use super::{Os, Shell};
 use crate::core::{Checked, CheckedFence, CheckedPlane};
 
-/// Turns a request into what the core takes. The descriptors are consumed: on an error they are
-/// closed.
+/// Turns a request into what the core takes. Descriptors that the core gets are taken out of `fds`;
+/// what is left there is for the caller to close.
 pub(super) fn check(
     shell: &Shell,
     client: ClientId,
     request: Request,
-    fds: Vec<OwnedFd>,
+    fds: &mut Vec<OwnedFd>,
 ) -> Result<Checked<Os>, WireError> {
     let name = request.name();
     let count = fds.len();
@@ -34,22 +34,24 @@ pub(super) fn check(
             ),
         ))
     };
-    let mut fds = fds.into_iter();
-    let missing = || WireError::new(ErrorCode::FD_COUNT, format!("{name} lacks a file descriptor"));
     match request {
         Request::Export(export) => {
             expect(2..=1 + MAX_PLANES)?;
-            let node = shell.machine.node(fds.next().ok_or_else(missing)?.as_fd())?;
-            let mut planes = Vec::with_capacity(MAX_PLANES);
-            for fd in fds {
-                let found = shell.machine.dma_buf(fd.as_fd())?;
-                planes.push(CheckedPlane {
+            let node = shell.machine.node(fds[0].as_fd())?;
+            let found = fds[1..]
+                .iter()
+                .map(|fd| shell.machine.dma_buf(fd.as_fd()))
+                .collect::<Result<Vec<_>, _>>()?;
+            let planes = fds
+                .drain(1..)
+                .zip(found)
+                .map(|(fd, found)| CheckedPlane {
                     fd: Arc::new(fd),
                     inode: found.inode,
                     size: found.size,
                     exporter: found.exporter,
-                });
-            }
+                })
+                .collect();
             Ok(Checked::Export { node, layout: export.layout, planes })
         }
         Request::Import(import) => {
@@ -60,17 +62,17 @@ pub(super) fn check(
                 }
                 Importer::Device => {
                     expect(1..=1)?;
-                    Some(shell.machine.node(fds.next().ok_or_else(missing)?.as_fd())?)
+                    Some(shell.machine.node(fds[0].as_fd())?)
                 }
             };
             Ok(Checked::Import { token: import.token, by })
         }
         Request::ShareFence(options) => {
             expect(2..=2)?;
-            let node = shell.machine.node(fds.next().ok_or_else(missing)?.as_fd())?;
-            let source = fds.next().ok_or_else(missing)?;
-            let status = shell.machine.source_fence(source.as_fd())?;
+            let node = shell.machine.node(fds[0].as_fd())?;
+            let status = shell.machine.source_fence(fds[1].as_fd())?;
             let plan = shell.broker.plan_fence(client, node, options.policy)?;
+            let source = fds.remove(1);
             let source = match status {
                 Status::Signalled => CheckedFence::Ended(Ok(())),
                 Status::Error(errno) => CheckedFence::Ended(Err(errno)),

@@ -26,6 +26,7 @@ use crate::view::BusUpdate;
 
 mod arrivals;
 mod connection;
+mod discard;
 mod effects;
 mod id_file;
 mod intake;
@@ -58,6 +59,7 @@ pub struct Shell {
     reactor: Reactor,
     state_page: Arc<StatePage>,
     connections: HashMap<ClientId, Rc<Outbox>>,
+    lanes: discard::Lanes,
     bus: UnboundedSender<BusUpdate>,
     id_file: id_file::IdFile,
     overdue: Overdue,

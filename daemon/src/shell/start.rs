@@ -138,6 +138,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         reactor,
         state_page,
         connections: HashMap::new(),
+        lanes: super::discard::Lanes::default(),
         bus: bus_to,
         id_file,
         overdue: config.broker.overdue,

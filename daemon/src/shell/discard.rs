@@ -1,0 +1,182 @@
+//! Closing what clients have passed.
+//!
+//! `close` can wait for whoever serves the file: FUSE asks its server (FLUSH) and waits for the
+//! answer, whatever signal comes; a network file system writes out; amdgpu's DRM node waits for the
+//! client's queue. So what a client passed is closed by a thread of that connection's own; only what
+//! is known not to wait (a dma-buf, a sync_file) is closed in place.
+//!
+//! A thread that hangs costs the client that made it hang: it is disconnected once too many of its
+//! descriptors wait, and a user who has left too many such threads behind is refused.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use dmashare_proto::{ErrorCode, WireError};
+use tokio::sync::Notify;
+
+/// Descriptors of one connection that may wait to be closed before it is read on.
+const MOST: usize = 64;
+/// How long they may.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Threads that one user's former connections may leave behind.
+const MOST_STUCK: usize = 64;
+/// Such a thread only closes.
+const STACK: usize = 64 * 1024;
+
+/// The lanes of all connections, and of former ones whose thread still closes, by user.
+#[derive(Default)]
+pub(super) struct Lanes(HashMap<u32, Vec<Arc<Waiting>>>);
+
+impl Lanes {
+    /// A lane for a new connection.
+    ///
+    /// # Errors
+    /// `OVER_QUOTA`: the user's former connections have left too much behind.
+    pub fn lane(&mut self, uid: u32) -> Result<Lane, WireError> {
+        self.0.retain(|_, lanes| {
+            // Held by its connection or by its thread as well, or else it is through.
+            lanes.retain(|waiting| Arc::strong_count(waiting) > 1);
+            !lanes.is_empty()
+        });
+        let lanes = self.0.entry(uid).or_default();
+        let stuck = lanes.iter().filter(|waiting| waiting.left_behind.load(Ordering::Relaxed));
+        if stuck.count() >= MOST_STUCK {
+            return Err(WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!(
+                    "{MOST_STUCK} former connections of user {uid} passed files that cannot be \
+                     closed: who serves them does not answer"
+                ),
+            ));
+        }
+        let waiting = Arc::<Waiting>::default();
+        lanes.push(Arc::clone(&waiting));
+        Ok(Lane { waiting, thread: OnceCell::new() })
+    }
+}
+
+#[derive(Default)]
+struct Waiting {
+    count: AtomicUsize,
+    left_behind: AtomicBool,
+    fewer: Notify,
+}
+
+/// One connection's way to get rid of descriptors.
+pub(super) struct Lane {
+    waiting: Arc<Waiting>,
+    /// Started when it is first needed.
+    thread: OnceCell<Sender<OwnedFd>>,
+}
+
+impl Lane {
+    /// Closes a descriptor, however long that takes.
+    pub fn discard(&self, fd: OwnedFd) {
+        let thread = match self.thread.get() {
+            Some(thread) => thread,
+            None => match start(Arc::clone(&self.waiting)) {
+                Ok(thread) => self.thread.get_or_init(|| thread),
+                Err(error) => {
+                    tracing::error!(%error, "no thread to close a client's file; closed in place");
+                    return;
+                }
+            },
+        };
+        self.waiting.count.fetch_add(1, Ordering::Relaxed);
+        if thread.send(fd).is_err() {
+            tracing::error!("the thread that closes a client's files has ended");
+        }
+    }
+
+    /// Whether so many wait that the connection is not to be read on.
+    pub fn is_full(&self) -> bool {
+        self.waiting.count.load(Ordering::Acquire) >= MOST
+    }
+
+    /// Waits until the connection may be read on.
+    ///
+    /// # Errors
+    /// `OVER_QUOTA`: nothing was closed for too long. To be told to the client, which is given up.
+    pub async fn has_room(&self) -> Result<(), WireError> {
+        let room = async {
+            while self.is_full() {
+                self.waiting.fewer.notified().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, room).await.map_err(|_| {
+            WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!(
+                    "{MOST} files that this client passed cannot be closed: who serves them does \
+                     not answer"
+                ),
+            )
+        })
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.waiting.left_behind.store(true, Ordering::Relaxed);
+    }
+}
+
+fn start(waiting: Arc<Waiting>) -> io::Result<Sender<OwnedFd>> {
+    let (sender, receiver) = channel();
+    std::thread::Builder::new()
+        .name("discard".to_owned())
+        .stack_size(STACK)
+        .spawn(move || close_all(&receiver, &waiting))?;
+    Ok(sender)
+}
+
+fn close_all(receiver: &Receiver<OwnedFd>, waiting: &Waiting) {
+    for fd in receiver {
+        drop(fd);
+        if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
+            waiting.fewer.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A descriptor whose `close` can be waited for: the other end sees the end of the file.
+    fn pipe() -> (std::io::PipeReader, OwnedFd) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        (reader, writer.into())
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_discarded_is_closed_and_makes_room() {
+        let mut lanes = Lanes::default();
+        let lane = lanes.lane(7).unwrap();
+        let (readers, writers): (Vec<_>, Vec<_>) = (0..2 * MOST).map(|_| pipe()).unzip();
+        for writer in writers {
+            lane.discard(writer);
+        }
+        lane.has_room().await.unwrap();
+        for mut reader in readers {
+            assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn too_many_stuck_threads_of_one_user_are_refused() {
+        let mut lanes = Lanes::default();
+        let stuck: Vec<_> =
+            (0..MOST_STUCK).map(|_| Arc::clone(&lanes.lane(7).unwrap().waiting)).collect();
+        assert_eq!(lanes.lane(7).err().map(|error| error.code), Some(ErrorCode::OVER_QUOTA));
+        assert!(lanes.lane(8).is_ok(), "another user");
+        drop(stuck);
+        assert!(lanes.lane(7).is_ok(), "the threads are through");
+    }
+}
