@@ -29,6 +29,17 @@ pub enum Received {
     Truncated,
 }
 
+/// What one receive gave, where the descriptors went into the caller's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Got {
+    /// A datagram of this many bytes.
+    Datagram(usize),
+    /// The peer closed the connection.
+    Closed,
+    /// As [`Received::Truncated`]; the descriptors that did arrive are in the list.
+    Truncated,
+}
+
 /// Room for one datagram and its control message; made once for a connection or a loop.
 pub struct Buffer {
     bytes: Box<[u8]>,
@@ -58,6 +69,25 @@ impl Buffer {
     /// # Errors
     /// The kernel's, `WouldBlock` among them.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<Received> {
+        let mut fds = Vec::new();
+        Ok(match self.receive_into(socket, &mut fds)? {
+            Got::Datagram(len) => Received::Datagram(len, fds),
+            Got::Closed => Received::Closed,
+            Got::Truncated => Received::Truncated,
+        })
+    }
+
+    /// The same, with every descriptor that arrived put into `fds`, also those beside a datagram
+    /// that was cut: to close a peer's descriptor can mean to wait for the peer (a FUSE file), so
+    /// that is for the caller to do.
+    ///
+    /// # Errors
+    /// The kernel's, `WouldBlock` among them.
+    pub fn receive_into(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> io::Result<Got> {
         // Not nix's recvmsg: on MSG_CTRUNC it gives an error in place of the descriptors that did
         // arrive, and they would stay open for ever.
         let mut part =
@@ -81,13 +111,14 @@ impl Buffer {
                 other => break other?,
             }
         };
-        let fds = take_fds(&message);
+        let before = fds.len();
+        take_fds(&message, fds);
         if message.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
-            return Ok(Received::Truncated);
+            return Ok(Got::Truncated);
         }
         match usize::try_from(len).unwrap_or(0) {
-            0 if fds.is_empty() => Ok(Received::Closed),
-            len => Ok(Received::Datagram(len, fds)),
+            0 if fds.len() == before => Ok(Got::Closed),
+            len => Ok(Got::Datagram(len)),
         }
     }
 }
@@ -99,8 +130,7 @@ fn cmsg_len(header: &libc::cmsghdr) -> usize {
 }
 
 /// Takes every descriptor that the kernel installed for a receive.
-fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
-    let mut fds = Vec::new();
+fn take_fds(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
     // SAFETY: the kernel filled in the header; its control pointer and length are valid.
     let mut control = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a header inside the control buffer.
@@ -124,7 +154,6 @@ fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
         // SAFETY: `control` is a header inside the message's control buffer.
         control = unsafe { libc::CMSG_NXTHDR(message, control) };
     }
-    fds
 }
 
 /// Sends one datagram; the descriptors are borrowed. It goes out whole or not at all.
