@@ -39,12 +39,6 @@ pub const DOCS_FLAGS: &str = "-D warnings";
 /// Unit, property and integration tests.
 pub const UNIT: &[&str] = &["test", "--workspace", "--all-features", "--no-fail-fast"];
 
-/// The interleavings that a model checker goes through.
-pub const MODEL: &[&str] = &["test", "-p", "dmashared", "--release", "--lib", "loom_"];
-
-/// For RUSTFLAGS.
-pub const MODEL_FLAGS: &str = "--cfg loom";
-
 /// The programs of packages, as they are called in the target directory.
 pub const SHIPPED_PROGRAMS: &[&str] = &["dmashared", "dmasharectl"];
 

@@ -38,12 +38,11 @@ struct Run {
 
 type Tier = (&'static str, fn(&mut Run) -> Result<Counts>);
 
-const TIERS: [Tier; 9] = [
+const TIERS: [Tier; 8] = [
     ("format", format),
     ("lint", lint),
     ("docs", docs),
     ("unit", unit),
-    ("model", model),
     ("deny", deny),
     ("python", python),
     ("simulated", simulated),
@@ -144,15 +143,6 @@ fn has(tool: &str) -> Result<bool> {
 
 fn unit(_: &mut Run) -> Result<Counts> {
     libtest(&mut cargo::cargo(cargo::UNIT))
-}
-
-fn model(_: &mut Run) -> Result<Counts> {
-    let mut command = cargo::cargo(cargo::MODEL);
-    // Everything is built again with these flags: not over the other builds.
-    let target = paths::target()?.join("model");
-    command.env("RUSTFLAGS", cargo::MODEL_FLAGS).env("CARGO_TARGET_DIR", target);
-    let counts = libtest(&mut command)?;
-    Ok(if counts == Counts::default() { skip("there is no test named loom_…") } else { counts })
 }
 
 fn deny(_: &mut Run) -> Result<Counts> {
