@@ -175,3 +175,34 @@ fn devpath(device: &Device) -> String {
 fn text(text: &OsStr) -> String {
     text.to_string_lossy().into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_virtio_gpus_driver_is_that_of_the_virtio_device() {
+        let pci = tempfile::tempdir().unwrap();
+        assert_eq!(virtio_driver(pci.path()), None);
+        fs::create_dir(pci.path().join("virtio4")).unwrap();
+        assert_eq!(virtio_driver(pci.path()), None, "not bound yet");
+        symlink("../bus/virtio/drivers/virtio_gpu", pci.path().join("virtio4/driver")).unwrap();
+        assert_eq!(virtio_driver(pci.path()).as_deref(), Some("virtio_gpu"));
+    }
+
+    #[test]
+    fn a_port_that_is_tied_to_a_usb4_host_tunnels() {
+        let port = tempfile::tempdir().unwrap();
+        let host = |address: &str, class: &str| {
+            let link = port.path().join(format!("supplier:pci:{address}/supplier"));
+            fs::create_dir_all(&link).unwrap();
+            fs::write(link.join("class"), class).unwrap();
+        };
+        assert!(!tunnels(port.path()));
+        host("0000:00:01.0", "0x060400\n");
+        assert!(!tunnels(port.path()));
+        host("0000:00:0d.2", "0x0c0340\n");
+        assert!(tunnels(port.path()));
+    }
+}
