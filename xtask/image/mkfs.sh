@@ -1,12 +1,13 @@
 # Given to mmdebstrap as a hook; $1 is the root file system. Works on a copy, because /proc, /sys
-# and parts of /dev are mounted in the original.
+# and parts of /dev are mounted in the original; device nodes stay out of it, since nobody but
+# root could make them.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
-copy=$(mktemp -d)
-cp -ax "$1/." "$copy/"
-rm -rf "$copy/dev" "$copy/root.ext4"
-mkdir -p "$copy/dev" "$copy/proc" "$copy/sys" "$copy/run" "$copy/tmp" "$copy/mnt/stage" "$copy/mnt/share"
-chmod 1777 "$copy/tmp"
+copy=$(mktemp -d -p "$(dirname "$1")")
+tar -C "$1" --one-file-system --numeric-owner \
+    --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' --exclude='./run/*' -cf - . |
+    tar -C "$copy" --numeric-owner -xpf -
+mkdir -p "$copy/dev" "$copy/proc" "$copy/sys" "$copy/run" "$copy/mnt/stage" "$copy/mnt/share"
 chmod 755 "$copy"
 mkfs.ext4 -q -F -m 0 -L dmashare-vm -O ^resize_inode,^has_journal -N 40000 -d "$copy" "$copy.img" 768M
 mv "$copy.img" "$1/root.ext4"

@@ -24,6 +24,9 @@ use vm_frames::{End, Exec, HOST_SOCKET, PORT, ToGuest, ToHost, read_frame, write
 /// is a service that it left behind.
 const LEFTOVERS: Duration = Duration::from_millis(500);
 
+/// How long a killed command may take to die, before it is reported as ended all the same.
+const DYING: Duration = Duration::from_secs(30);
+
 #[derive(Default)]
 struct State {
     /// The input of each running command; `None` once it was closed.
@@ -226,15 +229,16 @@ impl Agent {
         let (ended, wait) = mpsc::channel();
         thread::spawn(move || {
             let status = child.wait();
-            // The receiver waits for exactly this.
-            ended.send(status).expect("the command's thread waits");
+            // The receiver has given up on a command that hung.
+            drop(ended.send(status));
         });
         let bound = timeout_s.map_or(Duration::from_secs(u64::MAX / 4), Duration::from_secs);
         let (status, timed_out) = match wait.recv_timeout(bound) {
             Ok(status) => (status, false),
             Err(RecvTimeoutError::Timeout) => {
                 kill(group);
-                (wait.recv().unwrap_or_else(|_| Err(io::Error::other("lost"))), true)
+                // A process in an uninterruptible sleep does not even die.
+                (wait.recv_timeout(DYING).unwrap_or_else(|_| Err(io::Error::other("hangs"))), true)
             }
             Err(RecvTimeoutError::Disconnected) => (Err(io::Error::other("lost")), false),
         };

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,6 +24,12 @@ use crate::progress::Progress;
 
 /// After this long without a command it goes away by itself.
 const IDLE_MS: u32 = 4 * 60 * 60 * 1000;
+
+/// How long a killed command may take to die.
+const DYING: Duration = Duration::from_secs(60);
+
+/// When a client is told that it waits for others.
+const BUSY: Duration = Duration::from_secs(3);
 
 fn socket() -> Result<PathBuf> {
     Ok(paths::vm()?.join("control.sock"))
@@ -121,8 +128,9 @@ fn attend(vm: &mut Vm, stream: UnixStream) -> Result<()> {
         Some(ToGuest::Exec { exec, .. }) => exec,
         _ => return Ok(()),
     };
-    let prepared = vm.install();
-    if let Err(error) = prepared {
+    write_frame(&mut to, &ToHost::Hello { uptime: String::new() })?;
+    let scenarios = exec.argv.first().is_some_and(|program| program == "dmashare-scenarios");
+    if let Err(error) = vm.install() {
         let end = End::Failed(format!("{error:#}"));
         return Ok(write_frame(&mut to, &ToHost::Exit { id: 0, end })?);
     }
@@ -135,7 +143,7 @@ fn attend(vm: &mut Vm, stream: UnixStream) -> Result<()> {
             }
         }
         // The client is gone. After the command's end this finds nobody.
-        if let Err(error) = control.kill() {
+        if let Err(error) = control.kill(DYING) {
             eprintln!("vm: {error:#}");
         }
     });
@@ -148,13 +156,16 @@ fn attend(vm: &mut Vm, stream: UnixStream) -> Result<()> {
             // Its reader kills the command, whose end is awaited here all the same.
         }
     }
+    drop(running);
+    let failed = !matches!(end, Some(ToHost::Exit { end: End::Code(0), .. }));
+    if scenarios && failed && !vm.channel.used_up() {
+        vm.save_logs()?;
+    }
     if !vm.channel.used_up() {
         vm.rescan()?;
     }
-    if let Some(end) = end {
-        write_frame(&mut to, &end)?;
-    }
-    Ok(())
+    // A client that is gone does not need it.
+    end.map_or(Ok(()), |end| Ok(write_frame(&mut to, &end)?))
 }
 
 /// Runs a command through the socket.
@@ -167,7 +178,19 @@ pub fn run(stream: UnixStream, exec: Exec, sink: Sink<'_>) -> Result<End> {
     } else {
         write_frame(&mut to, &ToGuest::In { id: 0, data: Vec::new() })?;
     }
+    stream.set_read_timeout(Some(BUSY))?;
     let mut from = BufReader::new(stream);
+    // The first word comes when the machine turns to this command.
+    match read_frame::<ToHost>(&mut from) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            eprintln!("the machine is busy with another command, or boots; waiting");
+            from.get_ref().set_read_timeout(None)?;
+        }
+        first => {
+            from.get_ref().set_read_timeout(None)?;
+            first?.context("the machine has ended")?;
+        }
+    }
     loop {
         match read_frame::<ToHost>(&mut from)? {
             Some(ToHost::Out { fd, data, .. }) => sink(fd, &data),

@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ struct Shared {
     to_guest: Mutex<UnixStream>,
     /// `None` once the machine is gone: nobody may wait for it any more.
     sessions: Mutex<Option<HashMap<u64, Sender<ToHost>>>>,
+    session_ended: Condvar,
     qmp: Mutex<Qmp>,
     used_up: AtomicBool,
     next_id: AtomicU64,
@@ -50,6 +51,7 @@ impl Channel {
         let shared = Arc::new(Shared {
             to_guest: Mutex::new(port),
             sessions: Mutex::new(Some(HashMap::new())),
+            session_ended: Condvar::new(),
             qmp: Mutex::new(qmp),
             used_up: AtomicBool::new(false),
             next_id: AtomicU64::new(1),
@@ -114,6 +116,7 @@ impl Drop for Running {
         if let Some(sessions) = self.control.shared.sessions().as_mut() {
             sessions.remove(&self.control.id);
         }
+        self.control.shared.session_ended.notify_all();
     }
 }
 
@@ -123,9 +126,26 @@ impl Control {
         self.send(&ToGuest::In { id: self.id, data })
     }
 
-    /// Kills it; its end is still told.
-    pub fn kill(&self) -> Result<()> {
-        self.send(&ToGuest::Kill { id: self.id })
+    /// Kills it, and returns when its end was told. What cannot be killed (it hangs in the kernel)
+    /// is reported as failed after the bound, and the machine as used up.
+    pub fn kill(&self, bound: Duration) -> Result<()> {
+        self.send(&ToGuest::Kill { id: self.id })?;
+        let (sessions, timeout) = self
+            .shared
+            .session_ended
+            .wait_timeout_while(self.shared.sessions(), bound, |sessions| {
+                sessions.as_ref().is_some_and(|all| all.contains_key(&self.id))
+            })
+            .expect("no holder panics");
+        if timeout.timed_out()
+            && let Some(to) = sessions.as_ref().and_then(|all| all.get(&self.id))
+        {
+            self.shared.used_up.store(true, Ordering::Relaxed);
+            let end = End::Failed("hangs in the kernel; the machine must be rebooted".into());
+            // Whoever does not listen any more does not need to know.
+            drop(to.send(ToHost::Exit { id: self.id, end }));
+        }
+        Ok(())
     }
 
     fn send(&self, frame: &ToGuest) -> Result<()> {

@@ -136,6 +136,7 @@ pub fn in_guest(share: Option<&Path>, fill: Fill, exec: Exec, sink: Sink<'_>) ->
     setup::ensure(setup::VM, setup::Missing::Install)?;
     stage::fill(fill, &progress)?;
     let share = absolute(share)?;
+    let scenarios = exec.argv.first().is_some_and(|program| program == "dmashare-scenarios");
     // What is mounted is settled at boot.
     let stream = if share.is_none() { background::connect()? } else { None };
     let end = if let Some(stream) = stream {
@@ -143,7 +144,7 @@ pub fn in_guest(share: Option<&Path>, fill: Fill, exec: Exec, sink: Sink<'_>) ->
     } else {
         let vm = Vm::boot(share.as_deref(), &progress)?;
         let end = vm.run(exec, sink)?;
-        if end != End::Code(0) {
+        if end != End::Code(0) && scenarios {
             eprintln!("the guest's logs: {}", vm.save_logs()?);
         }
         end

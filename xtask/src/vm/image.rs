@@ -157,7 +157,7 @@ fn kernel(scratch: &Path, progress: &Progress) -> Result<()> {
 /// The root file system; waits, with its packages ready, for the modules.
 fn root(scratch: &Path, modules: &Path, progress: &Progress) -> Result<()> {
     let mut command = mmdebstrap("essential", recipe::PACKAGES_LIST);
-    for path in ["doc", "man", "locale", "info"] {
+    for path in recipe::LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
     }
     command.arg(format!("--customize-hook=copy-in {} /", quoted(&scratch.join("recipe"))));

@@ -84,7 +84,10 @@ impl Vm {
 
     /// Runs a command without input to its end.
     pub fn run(&self, exec: Exec, sink: Sink<'_>) -> Result<End> {
-        self.channel.run(exec, sink)
+        self.channel.run(exec, sink).with_context(|| match qemu::console_log() {
+            Ok(path) => format!("see its console: {}", path.display()),
+            Err(_) => "no console".into(),
+        })
     }
 
     /// Runs a command with this process's own input.

@@ -48,10 +48,9 @@ pub struct Qemu {
 
 impl Drop for Qemu {
     fn drop(&mut self) {
-        // Failures mean that it has ended already.
-        if self.child.kill().is_ok() {
-            drop(self.child.wait());
-        }
+        // Neither fails but for a child that has been waited for, and only this waits.
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
@@ -118,6 +117,16 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
         add(flag, String::new());
     }
 
+    // First, for their places: the others take what is free.
+    add("-device", "virtio-gpu-pci,id=stay,bus=pcie.0,addr=0x3,xres=1024,yres=768".into());
+    add("-device", "pcie-root-port,id=egpu-port,bus=pcie.0,addr=0x4,chassis=1,slot=1".into());
+    add("-device", "x3130-upstream,id=egpu-switch,bus=egpu-port".into());
+    add(
+        "-device",
+        "xio3130-downstream,id=egpu-down,bus=egpu-switch,addr=0x0,chassis=2,slot=2".into(),
+    );
+    add("-device", "virtio-gpu-pci,id=egpu,bus=egpu-down,xres=1280,yres=800".into());
+
     add("-kernel", escaped(&setup.image.kernel()));
     add("-initrd", escaped(&setup.image.initrd()));
     add("-append", cmdline);
@@ -133,6 +142,8 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
     add("-chardev", format!("socket,id=qmp,fd={qmp}"));
     add("-mon", "chardev=qmp,mode=control".into());
     add("-chardev", format!("socket,id=agent,fd={agent}"));
+    // Tells of a kernel panic, upon which QEMU ends: nobody waits for a machine that is dead.
+    add("-device", "pvpanic-pci".into());
     add("-device", "virtio-serial-pci".into());
     add("-device", format!("virtserialport,chardev=agent,name={PORT}"));
     let shares = [("stage", Some(setup.stage), ",readonly=on"), ("share", setup.share, "")];
@@ -147,15 +158,6 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
             );
         }
     }
-
-    add("-device", "virtio-gpu-pci,id=stay,bus=pcie.0,addr=0x3,xres=1024,yres=768".into());
-    add("-device", "pcie-root-port,id=egpu-port,bus=pcie.0,addr=0x4,chassis=1,slot=1".into());
-    add("-device", "x3130-upstream,id=egpu-switch,bus=egpu-port".into());
-    add(
-        "-device",
-        "xio3130-downstream,id=egpu-down,bus=egpu-switch,addr=0x0,chassis=2,slot=2".into(),
-    );
-    add("-device", "virtio-gpu-pci,id=egpu,bus=egpu-down,xres=1280,yres=800".into());
     line.retain(|word| !word.is_empty());
     line
 }

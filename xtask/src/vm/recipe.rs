@@ -8,6 +8,9 @@ pub const SUITE: &str = "trixie";
 /// To be raised when the same recipe is to give another image.
 const FORMAT: &str = "1";
 
+/// Below /usr/share, and of no use in the guest.
+pub const LEFT_OUT: &[&str] = &["doc", "man", "locale", "info"];
+
 /// Builds kernel, initrd and modules, in a chroot of `builder.list`.
 pub const MODULES_SH: &str = include_str!("../../image/modules.sh");
 /// The initrd's only program.
@@ -67,7 +70,7 @@ pub fn hash() -> String {
         MKFS_SH,
     ];
     let files = FILES.iter().flat_map(|(path, text)| [*path, *text]);
-    hash_of(texts.into_iter().chain(files))
+    hash_of(texts.into_iter().chain(files).chain(LEFT_OUT.iter().copied()))
 }
 
 /// Lengths go in too, so that text cannot move from one part to the next unseen.

@@ -45,7 +45,10 @@ pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
         cargo::build(cargo::AGENT)?;
         cargo::copy_program("vm-agent", &bin)
     };
-    progress.step("build what goes into the virtual machine", build)?;
+    // Without its agent the machine is of no use; but cargo may be busy with another build.
+    if what == Fill::Build || !bin.join("vm-agent").exists() {
+        progress.step("build what goes into the virtual machine", build)?;
+    }
     for tree in TREES {
         let from = paths::root().join(tree);
         if from.is_dir() {
