@@ -1,10 +1,11 @@
 //! The data-plane protocol of dmashare: messages, codec, fd-passing transport, and the layout of
 //! the state page. `PROTOCOL.md` beside this crate is the normative text; this crate follows it.
 //!
-//! Everything but [`transport`] is free of I/O.
+//! Everything but [`transport`] and [`fd_passing`] is free of I/O.
 
 pub mod codec;
 pub mod error;
+pub mod fd_passing;
 pub mod ids;
 pub mod limits;
 pub mod message;

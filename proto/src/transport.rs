@@ -5,18 +5,15 @@
 //! that nobody can name any more, so the connection is to be closed; what did arrive is closed.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
 
+use crate::fd_passing::{CONTROL_WORDS, receive_with_fds};
 use crate::limits::{MAX_FDS, MAX_MESSAGE};
-
-/// The kernel passes at most 253 descriptors with a message (SCM_MAX_FD). With room for all of them
-/// a peer that sends too many is refused by count; only our own fd limit can still cut them short.
-const ROOM: usize = 253;
 
 /// What one receive gave.
 #[derive(Debug)]
@@ -49,10 +46,9 @@ pub struct Buffer {
 
 impl Default for Buffer {
     fn default() -> Self {
-        let control = nix::cmsg_space!([RawFd; ROOM]).capacity();
         Self {
             bytes: vec![0; MAX_MESSAGE].into_boxed_slice(),
-            control: vec![0; control.div_ceil(size_of::<u64>())].into_boxed_slice(),
+            control: vec![0; CONTROL_WORDS].into_boxed_slice(),
         }
     }
 }
@@ -88,71 +84,22 @@ impl Buffer {
         socket: BorrowedFd<'_>,
         fds: &mut Vec<OwnedFd>,
     ) -> io::Result<Got> {
-        // Not nix's recvmsg: on MSG_CTRUNC it gives an error in place of the descriptors that did
-        // arrive, and they would stay open for ever.
-        let mut part =
-            libc::iovec { iov_base: self.bytes.as_mut_ptr().cast(), iov_len: self.bytes.len() };
-        // SAFETY: all zeros is a msghdr without name, data and control message.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = &raw mut part;
-        message.msg_iovlen = 1;
-        message.msg_control = self.control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&*self.control) as _;
-        let len = loop {
-            // SAFETY: the header points to one buffer for data and one for control messages, both
-            // borrowed mutably for the call, with their lengths in bytes.
-            let result = unsafe {
-                libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
-            };
-            match Errno::result(result) {
-                // The kernel tells once that the peer closed without reading all (ECONNRESET), before
-                // what it had sent: that is still there, then comes the end.
-                Err(Errno::EINTR | Errno::ECONNRESET) => {}
+        let before = fds.len();
+        let (len, flags) = loop {
+            // The kernel tells once that the peer closed without reading all (ECONNRESET), before
+            // what it had sent: that is still there, then comes the end.
+            match receive_with_fds(socket, &mut self.bytes, &mut self.control, fds) {
+                Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
                 other => break other?,
             }
         };
-        let before = fds.len();
-        take_fds(&message, fds);
-        if message.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
+        if flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
             return Ok(Got::Truncated);
         }
-        match usize::try_from(len).unwrap_or(0) {
+        match len {
             0 if fds.len() == before => Ok(Got::Closed),
             len => Ok(Got::Datagram(len)),
         }
-    }
-}
-
-/// The length of a control message: `usize` in glibc, `u32` in musl.
-#[allow(clippy::unnecessary_cast, reason = "its type differs between C libraries")]
-fn cmsg_len(header: &libc::cmsghdr) -> usize {
-    header.cmsg_len as usize
-}
-
-/// Takes every descriptor that the kernel installed for a receive.
-fn take_fds(message: &libc::msghdr, fds: &mut Vec<OwnedFd>) {
-    // SAFETY: the kernel filled in the header; its control pointer and length are valid.
-    let mut control = unsafe { libc::CMSG_FIRSTHDR(message) };
-    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a header inside the control buffer.
-    while let Some(header) = unsafe { control.as_ref() } {
-        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: `control` points to a control message header.
-            let data = unsafe { libc::CMSG_DATA(control) }.cast::<RawFd>();
-            // SAFETY: it only computes a length.
-            let head = unsafe { libc::CMSG_LEN(0) } as usize;
-            let count = cmsg_len(header).saturating_sub(head) / size_of::<RawFd>();
-            for i in 0..count {
-                // SAFETY: the message's length says that `count` descriptors follow its header.
-                let at = unsafe { data.add(i) };
-                // SAFETY: as above; nothing is said of their alignment.
-                let raw = unsafe { at.read_unaligned() };
-                // SAFETY: the kernel installed it for this call just now and nobody else knows it,
-                // so it has one owner from here.
-                fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
-            }
-        }
-        // SAFETY: `control` is a header inside the message's control buffer.
-        control = unsafe { libc::CMSG_NXTHDR(message, control) };
     }
 }
 

@@ -3,18 +3,15 @@
 
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 
-use nix::errno::Errno;
+use dmashare_proto::fd_passing::{CONTROL_WORDS, receive_with_fds};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use zbus::connection::socket::{ReadHalf, Socket, Split};
-
-/// The kernel passes at most this many descriptors with a message (SCM_MAX_FD).
-const ROOM: usize = 253;
 
 /// A connection to a bus in the file system or in the abstract namespace.
 pub(super) struct BusStream(UnixStream);
@@ -55,7 +52,7 @@ impl ReadHalf for Reader {
         Box::pin(async move {
             loop {
                 stream.readable().await?;
-                match stream.try_io(Interest::READABLE, || receive(stream.as_raw_fd(), buffer)) {
+                match stream.try_io(Interest::READABLE, || receive(stream.as_fd(), buffer)) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     other => return other,
                 }
@@ -68,63 +65,17 @@ impl ReadHalf for Reader {
     }
 }
 
-fn receive(socket: RawFd, buffer: &mut [u8]) -> Received {
-    // As `u64` because a control message header wants its alignment.
-    let mut control = [0_u64; (ROOM * size_of::<RawFd>()).div_ceil(8) + 2];
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: all zeros is a msghdr without name, data and control message.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control) as _;
-    let len = loop {
-        // SAFETY: the header points to one buffer for data and one for control messages, both
-        // borrowed mutably for the call, with their lengths in bytes.
-        let result = unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-        match Errno::result(result) {
-            Err(Errno::EINTR) => {}
-            other => break other?,
-        }
-    };
-    let fds = take_fds(&message);
-    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Received {
+    let mut fds = Vec::new();
+    let (len, flags) = receive_with_fds(socket, buffer, &mut [0; CONTROL_WORDS], &mut fds)?;
+    if flags & libc::MSG_CTRUNC != 0 {
         // Which message lost descriptors cannot be told any more.
         return Err(io::Error::other("the bus sent more file descriptors than could be received"));
     }
-    match usize::try_from(len).unwrap_or(0) {
+    match len {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         len => Ok((len, fds)),
     }
-}
-
-/// Takes every descriptor that the kernel installed for a receive.
-fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
-    let mut fds = Vec::new();
-    // SAFETY: the kernel filled in the header; its control pointer and length are valid.
-    let mut control = unsafe { libc::CMSG_FIRSTHDR(message) };
-    // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a header inside the control buffer.
-    while let Some(header) = unsafe { control.as_ref() } {
-        if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: `control` points to a control message header.
-            let data = unsafe { libc::CMSG_DATA(control) }.cast::<RawFd>();
-            // SAFETY: it only computes a length.
-            let head = unsafe { libc::CMSG_LEN(0) } as usize;
-            // A `usize` or a `u32`, as the C library has it.
-            let len: usize = header.cmsg_len as _;
-            let count = len.saturating_sub(head) / size_of::<RawFd>();
-            for i in 0..count {
-                // SAFETY: the message's length says that `count` descriptors follow its header.
-                let raw = unsafe { data.wrapping_add(i).read_unaligned() };
-                // SAFETY: the kernel installed it for this call just now and nobody else knows it,
-                // so it has one owner from here.
-                fds.push(unsafe { OwnedFd::from_raw_fd(raw) });
-            }
-        }
-        // SAFETY: `control` is a header inside the message's control buffer.
-        control = unsafe { libc::CMSG_NXTHDR(message, control) };
-    }
-    fds
 }
 
 #[cfg(test)]
@@ -133,6 +84,7 @@ mod tests {
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use std::io::IoSlice;
+    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream as StdStream;
 
     fn pair() -> (StdStream, Reader) {
