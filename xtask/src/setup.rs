@@ -24,6 +24,7 @@ pub const VM: &[Need] = &[
     ("qemu-system-x86", "runs the virtual machine"),
     ("mmdebstrap", "builds its image from Debian's packages"),
     ("debian-archive-keyring", "checks their signatures"),
+    ("gpg", "finds the key that they are signed with"),
     ("e2fsprogs", "makes its file system"),
 ];
 
