@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use zbus::address::transport::{Transport, UnixSocket};
 use zbus::connection::Builder;
+use zbus::object_server::Interface;
 
 use super::stream::BusStream;
 
@@ -64,8 +65,23 @@ impl BusAddress {
         }
     }
 
-    /// A connection, authenticated and greeted.
+    /// A connection, authenticated and greeted, with an object on it. zbus drops the calls that come
+    /// before its object server runs; given the object here, it runs before the connection does.
+    pub(super) async fn connect_with<I: Interface>(
+        &self,
+        path: &'static str,
+        object: I,
+    ) -> zbus::Result<zbus::Connection> {
+        self.builder().await?.serve_at(path, object)?.build().await
+    }
+
+    /// A connection without any, for clients.
+    #[cfg(test)]
     pub(super) async fn connect(&self) -> zbus::Result<zbus::Connection> {
+        self.builder().await?.build().await
+    }
+
+    async fn builder(&self) -> zbus::Result<Builder<'static>> {
         let address = self.resolve()?;
         let socket = match address.transport() {
             Transport::Unix(unix) => match unix.path() {
@@ -78,9 +94,9 @@ impl BusAddress {
                 _ => return Err(zbus::Error::Unsupported),
             },
             // A bus over TCP passes no descriptors: nothing to be careful of.
-            _ => return Builder::address(address)?.build().await,
+            _ => return Builder::address(address),
         };
-        Builder::socket(socket).build().await
+        Ok(Builder::socket(socket))
     }
 }
 

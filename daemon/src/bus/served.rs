@@ -1,10 +1,8 @@
 //! Everything as it is on one connection to the bus.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use dmashare_proto::{ClientId, DeviceId};
-use tokio::sync::mpsc;
 use zbus::Connection;
 use zbus::fdo::{ObjectManager, RequestNameReply};
 use zbus::object_server::{Interface, InterfaceRef};
@@ -15,7 +13,7 @@ use super::changes::replace;
 use super::client::{self, Client};
 use super::device::{self, Device};
 use super::state::State;
-use super::{BusFacts, ConnectRequest, NAME, ROOT};
+use super::{NAME, ROOT};
 use crate::view::BusUpdate;
 
 /// The objects on a connection.
@@ -27,22 +25,12 @@ pub(super) struct Served {
 }
 
 impl Served {
-    /// Publishes everything, and only then asks for the name: who sees the name sees it all.
-    pub(super) async fn publish(
-        connection: Connection,
-        state: &State,
-        facts: Arc<BusFacts>,
-        connects: mpsc::UnboundedSender<ConnectRequest>,
-    ) -> zbus::Result<Self> {
-        let broker = Broker {
-            facts,
-            connects,
-            clients: 0,
-            devices: Vec::new(),
-            reports: state.reports.clone(),
-        };
+    /// Publishes everything on a connection that has the broker's own object, and only then asks for
+    /// the name: who sees the name sees it all.
+    pub(super) async fn publish(connection: Connection, state: &State) -> zbus::Result<Self> {
         let root = ObjectPath::try_from(ROOT)?;
-        let broker = serve(&connection, root.clone(), broker).await?;
+        let broker = connection.object_server().interface::<_, Broker>(root.clone()).await?;
+        broker.get_mut().await.reports = state.reports.clone();
         let mut served =
             Self { connection, broker, devices: BTreeMap::new(), clients: BTreeMap::new() };
         for view in state.devices.values() {

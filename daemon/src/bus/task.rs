@@ -10,9 +10,10 @@ use tokio::time::{sleep, timeout};
 use zbus::Connection;
 
 use super::appearance::Appearance;
+use super::broker::Broker;
 use super::served::Served;
 use super::state::State;
-use super::{BusAddress, BusFacts, ConnectRequest, Status};
+use super::{BusAddress, BusFacts, ConnectRequest, ROOT, Status};
 use crate::view::BusUpdate;
 
 /// A bus that takes longer for anything is taken for dead: what waits for it would only grow.
@@ -117,13 +118,19 @@ impl Task {
             Err(error) => return Ok(Err(error)),
         };
         self.take_waiting()?;
-        let (facts, connects) = (self.facts.clone(), self.connects.clone());
-        Ok(in_time(Served::publish(connection, &self.state, facts, connects)).await)
+        Ok(in_time(Served::publish(connection, &self.state)).await)
     }
 
     /// A connection. Updates are taken in beside, so that a bus that is slow to greet hinders no stop.
     async fn connected(&mut self) -> Result<zbus::Result<Connection>, Stop> {
-        let connection = in_time(self.address.connect());
+        let broker = Broker {
+            facts: Arc::clone(&self.facts),
+            connects: self.connects.clone(),
+            clients: 0,
+            devices: Vec::new(),
+            reports: String::new(),
+        };
+        let connection = in_time(self.address.connect_with(ROOT, broker));
         tokio::pin!(connection);
         loop {
             tokio::select! {

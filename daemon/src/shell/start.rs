@@ -159,6 +159,8 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     if let Some(trouble) = source.trouble() {
         tracing::warn!(trouble, "devices will not be found");
     }
+    // What is there from the start is on the bus before the name is.
+    shell.borrow_mut().flush_to_bus();
     let facts = BusFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         backend: kind.name().to_owned(),

@@ -91,3 +91,22 @@ async fn a_second_broker_waits_for_the_name() {
     within(stage.face.bus.finished()).await;
     assert_eq!(devices(&stage.client).await, ["d5"]);
 }
+
+/// Who calls in the moment in which the name appears is answered: its call is not dropped.
+#[tokio::test]
+async fn a_call_that_comes_with_the_name_is_answered() {
+    for _ in 0..20 {
+        let dir = TempDir::new().unwrap();
+        let Some(_bus) = PrivateBus::start(dir.path()) else { return };
+        let client = within(address(dir.path()).connect()).await.unwrap();
+        let bus = DBusProxy::new(&client).await.unwrap();
+        let args = [(0, NAME)];
+        let mut owners = within(bus.receive_name_owner_changed_with_args(&args)).await.unwrap();
+        let face = Face::start(dir.path());
+        face.tell(BusUpdate::Device(device(1)));
+        within(futures_util::StreamExt::next(&mut owners)).await.unwrap();
+        let manager = "org.freedesktop.DBus.ObjectManager";
+        let call = client.call_method(Some(NAME), ROOT, Some(manager), "GetManagedObjects", &());
+        within(call).await.unwrap();
+    }
+}
