@@ -83,7 +83,7 @@ impl<H: Handles> Broker<H> {
     pub fn disconnect(&mut self, client: ClientId, out: &mut Effects<H>) {
         let Some(mut gone) = self.clients.remove(&client) else { return };
         for (object, what) in gone.objects.drain() {
-            self.let_go(object, what);
+            self.let_go(client, object, what);
         }
         self.tokens.drop_of(client);
         self.dirty_clients.insert(client);
@@ -119,14 +119,14 @@ impl<H: Handles> Broker<H> {
     }
 
     /// Drops one handle of a client's from the tables (it is out of the client's own already).
-    pub(super) fn let_go(&mut self, object: ObjectId, what: Owned) {
+    pub(super) fn let_go(&mut self, client: ClientId, object: ObjectId, what: Owned) {
         match what {
             Owned::Buffer => self.exporter_lets_go(object),
             Owned::Import => self.drop_import(object),
-            Owned::Fence => self.drop_fence_handle(object),
+            Owned::Fence => self.drop_fence_handle(client, object),
             Owned::FenceImport => {
                 if let Some(fence) = self.fence_imports.remove(&object) {
-                    self.drop_fence_handle(fence);
+                    self.drop_fence_handle(client, fence);
                 }
             }
             Owned::Lost(_) => {}
@@ -143,11 +143,11 @@ impl<H: Handles> Broker<H> {
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.remove(&object);
         }
-        if matches!(what, Owned::Buffer | Owned::Fence) {
+        if matches!(what, Owned::Buffer | Owned::Fence | Owned::Lost(_)) {
             let dropped = self.tokens.drop_for(object);
             self.count_tokens(&dropped);
         }
-        self.let_go(object, what);
+        self.let_go(client, object, what);
         self.dirty_clients.insert(client);
         Ok(Reply::Done(()))
     }

@@ -17,8 +17,8 @@ use crate::gate::{DeviceRef, Gate, Kind};
 pub(super) struct Fence<F> {
     pub at: DeviceAt,
     pub guard: GuardKind,
-    /// The exporter's handle and the importers'.
-    pub handles: u32,
+    /// Whose the handles are: the exporter's and the importers', an entry each.
+    pub handles: Vec<ClientId>,
     pub state: FenceState,
     /// While it is pending.
     pub pending: Option<Pending<F>>,
@@ -101,7 +101,8 @@ impl<H: Handles> Broker<H> {
                 let state = ended(result, now_ns);
                 let fence = self.ids.object();
                 let guard = if plan.guard { self.backend } else { GuardKind::Source };
-                self.fences.insert(fence, Fence { at, guard, handles: 1, state, pending: None });
+                let handles = vec![client];
+                self.fences.insert(fence, Fence { at, guard, handles, state, pending: None });
                 self.note(client, fence, Owned::Fence);
                 return Ok(Reply::FenceShared(FenceShared { fence, at, guard }));
             }
@@ -120,8 +121,8 @@ impl<H: Handles> Broker<H> {
         let uid = self.uid_of(client);
         let pending = Some(Pending { fd, uid, _reference: reference });
         *self.pending_by_uid.entry(uid).or_default() += 1;
-        self.fences
-            .insert(fence, Fence { at, guard, handles: 1, state: FenceState::Pending, pending });
+        let (handles, state) = (vec![client], FenceState::Pending);
+        self.fences.insert(fence, Fence { at, guard, handles, state, pending });
         self.note(client, fence, Owned::Fence);
         self.touch(device, |device| device.fences.insert(fence));
         out.push(Effect::Watch {
@@ -173,7 +174,7 @@ impl<H: Handles> Broker<H> {
             // The reactor has ended the guard, and its notice is on the way here.
             return Err(lost_error(device));
         }
-        fence.handles += 1;
+        fence.handles.push(client);
         let handle = self.ids.object();
         let imported =
             FenceImported { fence: handle, at: fence.at, guard: fence.guard, state: fence.state };
@@ -244,7 +245,9 @@ impl<H: Handles> Broker<H> {
         let Some(pending) = fence.pending.take() else { return false };
         fence.state = state;
         let device = fence.at.device;
-        if fence.handles == 0 {
+        // What is shown of them is what is pending.
+        self.dirty_clients.extend(&fence.handles);
+        if fence.handles.is_empty() {
             self.fences.remove(&id);
         }
         if let Some(count) = self.pending_by_uid.get_mut(&pending.uid) {
@@ -262,10 +265,12 @@ impl<H: Handles> Broker<H> {
         self.clients.get(&client).map_or(u32::MAX, |client| client.creds.uid)
     }
 
-    pub(super) fn drop_fence_handle(&mut self, id: ObjectId) {
+    pub(super) fn drop_fence_handle(&mut self, client: ClientId, id: ObjectId) {
         let Some(fence) = self.fences.get_mut(&id) else { return };
-        fence.handles -= 1;
-        if fence.handles == 0 && fence.pending.is_none() {
+        if let Some(mine) = fence.handles.iter().position(|of| *of == client) {
+            fence.handles.swap_remove(mine);
+        }
+        if fence.handles.is_empty() && fence.pending.is_none() {
             self.fences.remove(&id);
         }
     }

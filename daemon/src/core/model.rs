@@ -521,7 +521,10 @@ impl Model {
             assert!(!is_lost || is_ended, "a lost device has no usable token");
         }
         for fence in broker.fences.values() {
-            assert!(fence.handles > 0 || fence.pending.is_some(), "nothing is kept for nobody");
+            assert!(
+                !fence.handles.is_empty() || fence.pending.is_some(),
+                "nothing is kept for nobody"
+            );
         }
         // I5: descriptors in the tables, the fake reactor's, and the state page are all there is.
         let planes: usize = broker.buffers.values().map(|buffer| buffer.planes.len()).sum();
@@ -533,6 +536,13 @@ impl Model {
         for (client, known) in &broker.clients {
             assert!(known.objects.len() <= 12, "I8: {client} is over its quota");
             assert!(known.tokens <= 6, "I8: {client} has too many tokens");
+            let handles = broker.fences.values().flat_map(|fence| &fence.handles);
+            let objects = known.objects.values();
+            assert_eq!(
+                handles.filter(|of| *of == client).count(),
+                objects.filter(|it| matches!(it, Owned::Fence | Owned::FenceImport)).count(),
+                "I1 fences of {client}"
+            );
         }
     }
 }

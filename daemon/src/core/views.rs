@@ -1,7 +1,7 @@
 //! Snapshots for the bus, of what has changed since the last ones were taken.
 
-use dmashare_proto::ClientId;
 use dmashare_proto::report::UnplugReport;
+use dmashare_proto::{ClientId, ObjectId};
 
 use super::{Broker, Handles, Owned};
 use crate::view::{BusUpdate, ClientView, Counts, DeviceView};
@@ -61,11 +61,16 @@ impl<H: Handles> Broker<H> {
     pub fn client_view(&self, id: ClientId) -> Option<ClientView> {
         let client = self.clients.get(&id)?;
         let mut counts = Counts::default();
-        for what in client.objects.values() {
+        let pending = |fence: Option<&ObjectId>| {
+            let fence = fence.and_then(|fence| self.fences.get(fence));
+            u32::from(fence.is_some_and(|fence| fence.pending.is_some()))
+        };
+        for (object, what) in &client.objects {
             match what {
                 Owned::Buffer => counts.buffers += 1,
                 Owned::Import => counts.imports += 1,
-                Owned::Fence | Owned::FenceImport => counts.fences += 1,
+                Owned::Fence => counts.fences += pending(Some(object)),
+                Owned::FenceImport => counts.fences += pending(self.fence_imports.get(object)),
                 Owned::Lost(_) => {}
             }
         }
