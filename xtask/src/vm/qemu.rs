@@ -92,7 +92,7 @@ pub fn start(setup: &Setup<'_>) -> Result<Qemu> {
 fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<String> {
     let accel = std::env::var("DMASHARE_VM_ACCEL").unwrap_or_else(|_| "tcg,thread=multi".into());
     let mut cmdline = format!(
-        "root=/dev/vda console=ttyS0 quiet loglevel=4 mitigations=off net.ifnames=0 lsm=landlock,yama \
+        "root=/dev/vda console=ttyS0 quiet loglevel=4 mitigations=off tsc=reliable net.ifnames=0 lsm=landlock,yama \
          audit=0 8250.nr_uarts=1 systemd.show_status=no dmashare.egpu={EGPU} dmashare.stay={STAY}"
     );
     if setup.share.is_some() {
