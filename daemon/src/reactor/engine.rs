@@ -141,7 +141,11 @@ impl Engine {
                     }
                 }
             }
-            Command::Probe { fence, client, id } => self.tell(Notice::Probed { fence, client, id }),
+            Command::Probe { fence, client, id } => {
+                // Who asks may have been woken by the source itself, before this thread was.
+                self.source_ended(fence);
+                self.tell(Notice::Probed { fence, client, id });
+            }
             Command::Stop => {}
         }
     }
