@@ -24,6 +24,11 @@ pub mod stage;
 /// Twelve seconds are usual on two idle cores.
 const BOOT: Duration = Duration::from_secs(300);
 
+/// QEMU without KVM runs the processors of the guest in threads, and a kernel that patches its code
+/// under another processor's feet can stumble over it (seen: an int3 oops on a
+/// busy host).
+const BOOTS: u32 = 3;
+
 /// A machine that has booted. Ends with this value.
 pub struct Vm {
     channel: Channel,
@@ -41,16 +46,18 @@ impl Vm {
     pub fn boot(share: Option<&Path>, progress: &Progress) -> Result<Self> {
         let image = image::ensure(progress)?;
         let stage = stage::dir()?;
-        let mut vm = progress.step("boot the virtual machine", || {
-            Self::start(&qemu::Setup { image: &image, stage: &stage, share }).with_context(|| {
-                let console = qemu::console_log().map(|path| tail(&path, 25)).unwrap_or_default();
-                let qemu =
-                    paths::vm().map(|dir| tail(&dir.join("qemu.log"), 10)).unwrap_or_default();
-                format!(
-                    "the virtual machine did not boot; QEMU said:\n{qemu}\nits console:\n{console}"
-                )
-            })
-        })?;
+        let setup = qemu::Setup { image: &image, stage: &stage, share };
+        let mut attempt = 1;
+        let mut vm = loop {
+            match progress.step("boot the virtual machine", || Self::start(&setup)) {
+                Ok(vm) => break vm,
+                Err(error) if attempt < BOOTS && lost_to_emulation()? => {
+                    progress.say(&format!("the kernel panicked at boot ({error:#}); once more"));
+                    attempt += 1;
+                }
+                Err(error) => return Err(error.context(boot_failure())),
+            }
+        };
         vm.install()?;
         Ok(vm)
     }
@@ -131,6 +138,25 @@ pub fn scenarios(names: &[String]) -> Exec {
     let mut exec = command(&["dmashare-scenarios", "run", "--machine", "vm"], 3600);
     exec.argv.extend_from_slice(names);
     exec
+}
+
+/// Whether a boot ended in a panic of the kernel, and not in something that will happen again. Its
+/// console is kept under another name.
+fn lost_to_emulation() -> Result<bool> {
+    let console = qemu::console_log()?;
+    let text = std::fs::read(&console).context("no console")?;
+    let panicked = String::from_utf8_lossy(&text).contains("Oops: int3");
+    if panicked {
+        let kept = console.with_file_name("console-panic.log");
+        std::fs::rename(&console, kept).context("cannot keep the console")?;
+    }
+    Ok(panicked)
+}
+
+fn boot_failure() -> String {
+    let console = qemu::console_log().map(|path| tail(&path, 25)).unwrap_or_default();
+    let qemu = paths::vm().map(|dir| tail(&dir.join("qemu.log"), 10)).unwrap_or_default();
+    format!("the virtual machine did not boot; QEMU said:\n{qemu}\nits console:\n{console}\nwhy")
 }
 
 /// A plain command with a bound.
