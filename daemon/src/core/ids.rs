@@ -37,6 +37,12 @@ impl IdSource {
         Some(self.reserved)
     }
 
+    /// The first id that was not given out: what a clean stop leaves reserved.
+    #[must_use]
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     pub(super) fn device(&mut self) -> DeviceId {
         DeviceId(self.take())
     }
@@ -64,5 +70,6 @@ mod tests {
             }
             assert!(ids.object().0 < reserved);
         }
+        assert_eq!(ids.next(), 7 + 3 * BLOCK);
     }
 }

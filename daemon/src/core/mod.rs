@@ -127,6 +127,12 @@ impl<H: Handles> Broker<H> {
         self.ids.reservation()
     }
 
+    /// The first id that was not given out.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        self.ids.next()
+    }
+
     /// Answers one request. Each gets exactly one reply.
     pub fn request(
         &mut self,

@@ -96,7 +96,8 @@ impl Shell {
                 device = device.0,
                 step = step.name(),
                 us = report.micros(step).unwrap_or(0),
-                "unplug"
+                "unplug: {}",
+                step.name()
             );
         }
     }

@@ -207,7 +207,10 @@ async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool) -> Result<()> {
         tokio::task::yield_now().await;
     }
     let Ok(shell) = Rc::try_unwrap(shell) else { anyhow::bail!("the shell is still in use") };
-    let Shell { reactor, bus: updates, .. } = shell.into_inner();
+    // The rest of the block need not be lost: ids stay short for people.
+    let inner = shell.into_inner();
+    inner.reserve_ids(inner.broker.next_id());
+    let Shell { reactor, bus: updates, .. } = inner;
     reactor.stop();
     drop(updates);
     bus.finished().await;
