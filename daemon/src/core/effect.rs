@@ -9,7 +9,7 @@ use dmashare_proto::{ClientId, DeviceId, ObjectId, Token, WireError, message};
 
 use crate::devices::{DeviceDesc, NodeId};
 use crate::gate::Gate;
-use crate::view::Counts;
+use crate::view::{Counts, DeviceView};
 
 /// What stands for kernel objects in the core, which never looks inside.
 pub trait Handles {
@@ -189,8 +189,8 @@ pub enum Effect<H: Handles> {
     },
     /// Tell the bus that a device is lost.
     TellLost {
-        /// The device.
-        device: DeviceId,
+        /// The device as it is now: it can be gone by the time that the bus is told of all else.
+        view: Box<DeviceView>,
         /// Why.
         cause: Cause,
         /// CLOCK_MONOTONIC, nanoseconds.

@@ -91,7 +91,9 @@ impl<H: Handles> Broker<H> {
         self.reports_dirty = true;
         self.dirty_devices.insert(id);
         let at_ns = sweep.gate_ns;
-        out.push(Effect::TellLost { device: id, cause: sweep.cause, at_ns, had: counts });
+        if let Some(view) = self.device_view(id).map(Box::new) {
+            out.push(Effect::TellLost { view, cause: sweep.cause, at_ns, had: counts });
+        }
         self.after(out);
     }
 

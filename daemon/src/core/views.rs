@@ -1,7 +1,7 @@
 //! Snapshots for the bus, of what has changed since the last ones were taken.
 
 use dmashare_proto::report::UnplugReport;
-use dmashare_proto::{ClientId, ObjectId};
+use dmashare_proto::{ClientId, DeviceId, ObjectId};
 
 use super::{Broker, Handles, Owned};
 use crate::view::{BusUpdate, ClientView, Counts, DeviceView};
@@ -21,31 +21,10 @@ impl<H: Handles> Broker<H> {
             updates.push(BusUpdate::Reports(reports));
         }
         for id in std::mem::take(&mut self.dirty_devices) {
-            let Some(device) = self.devices.get(&id) else {
-                updates.push(BusUpdate::DeviceGone(id));
-                continue;
-            };
-            let report = self.reports.iter().rev().find(|report| report.device == id);
-            updates.push(BusUpdate::Device(DeviceView {
-                id,
-                name: device.desc.name.clone(),
-                pci: device.desc.pci.clone(),
-                driver: device.desc.driver.clone(),
-                nodes: device.desc.nodes.iter().map(|node| node.devname.clone()).collect(),
-                removable: device.desc.removable,
-                removable_reason: device.desc.removable_reason.clone(),
-                state: device.state(),
-                slot: device.slot,
-                counts: device.gate.counts(),
-                implicit_fences: report.map_or(0, |report| {
-                    let pending = report.implicit.iter().filter(|it| it.ended_ns.is_none());
-                    u32::try_from(pending.count()).unwrap_or(u32::MAX)
-                }),
-                cause: device.lost,
-                report: report
-                    .and_then(|report| serde_json::to_string(report).ok())
-                    .unwrap_or_default(),
-            }));
+            updates.push(match self.device_view(id) {
+                Some(view) => BusUpdate::Device(view),
+                None => BusUpdate::DeviceGone(id),
+            });
         }
         for id in std::mem::take(&mut self.dirty_clients) {
             match self.client_view(id) {
@@ -54,6 +33,33 @@ impl<H: Handles> Broker<H> {
             }
         }
         updates
+    }
+
+    /// One device as the bus shows it.
+    #[must_use]
+    pub fn device_view(&self, id: DeviceId) -> Option<DeviceView> {
+        let device = self.devices.get(&id)?;
+        let report = self.reports.iter().rev().find(|report| report.device == id);
+        Some(DeviceView {
+            id,
+            name: device.desc.name.clone(),
+            pci: device.desc.pci.clone(),
+            driver: device.desc.driver.clone(),
+            nodes: device.desc.nodes.iter().map(|node| node.devname.clone()).collect(),
+            removable: device.desc.removable,
+            removable_reason: device.desc.removable_reason.clone(),
+            state: device.state(),
+            slot: device.slot,
+            counts: device.gate.counts(),
+            implicit_fences: report.map_or(0, |report| {
+                let pending = report.implicit.iter().filter(|it| it.ended_ns.is_none());
+                u32::try_from(pending.count()).unwrap_or(u32::MAX)
+            }),
+            cause: device.lost,
+            report: report
+                .and_then(|report| serde_json::to_string(report).ok())
+                .unwrap_or_default(),
+        })
     }
 
     /// One client as the bus shows it.

@@ -61,7 +61,8 @@ impl Shell {
                     }
                 }
             }
-            Effect::TellLost { device, cause, at_ns, had } => {
+            Effect::TellLost { view, cause, at_ns, had } => {
+                let device = view.id;
                 tracing::warn!(
                     device = device.0,
                     cause = cause.name(),
@@ -70,8 +71,9 @@ impl Shell {
                     fences = had.fences,
                     "a device is lost"
                 );
-                self.flush_to_bus();
+                self.tell_bus(BusUpdate::Device(*view));
                 self.tell_bus(BusUpdate::Lost { device, cause, at_ns, had });
+                self.flush_to_bus();
             }
             Effect::TellRemovalRequested(device, why) => {
                 tracing::info!(device = device.0, why, "somebody asks for a device; it is present");
