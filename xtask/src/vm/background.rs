@@ -180,23 +180,22 @@ pub fn run(stream: UnixStream, exec: Exec, sink: Sink<'_>) -> Result<End> {
     }
     stream.set_read_timeout(Some(BUSY))?;
     let mut from = BufReader::new(stream);
-    // The first word comes when the machine turns to this command.
-    match read_frame::<ToHost>(&mut from) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            eprintln!("the machine is busy with another command, or boots; waiting");
-            from.get_ref().set_read_timeout(None)?;
-        }
-        first => {
-            from.get_ref().set_read_timeout(None)?;
-            first?.context("the machine has ended")?;
-        }
-    }
+    // The first word comes when the machine turns to this command; after that there is no bound.
+    let mut first = true;
     loop {
-        match read_frame::<ToHost>(&mut from)? {
-            Some(ToHost::Out { fd, data, .. }) => sink(fd, &data),
-            Some(ToHost::Exit { end, .. }) => return Ok(end),
-            Some(_) => {}
-            None => bail!("the virtual machine ended in the middle of a command"),
+        let frame = read_frame::<ToHost>(&mut from);
+        if std::mem::take(&mut first) {
+            from.get_ref().set_read_timeout(None)?;
+        }
+        match frame {
+            Ok(Some(ToHost::Out { fd, data, .. })) => sink(fd, &data),
+            Ok(Some(ToHost::Exit { end, .. })) => return Ok(end),
+            Ok(Some(_)) => {}
+            Ok(None) => bail!("the virtual machine ended in the middle of a command"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                eprintln!("the machine is busy with another command, or boots; waiting");
+            }
+            Err(error) => return Err(error.into()),
         }
     }
 }
