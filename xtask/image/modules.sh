@@ -7,7 +7,7 @@ say() { echo "step: $*"; }
 
 version=$(basename /lib/modules/*)
 headers=/usr/src/linux-headers-$version
-src=/work/linux
+src=/build/linux
 mkdir -p /out "$src"
 
 # Extracted packages have had no alternatives set up.
@@ -50,9 +50,9 @@ closure() {
         modprobe -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
     done | awk '!seen[$0]++'
 }
-tree=/work/tree
+tree=/build/tree
 mkdir -p "$tree/usr" && ln -s usr/lib "$tree/lib"
-for path in $(closure $(cat /work/modules.list)); do
+for path in $(closure $(cat /build/modules.list)); do
     mkdir -p "$tree/usr$(dirname "$path")"
     case $path in
         # Decompressed: the guest's processor is emulated, and slow at it.
@@ -66,10 +66,10 @@ depmod -b "$tree" "$version"
 tar -C "$tree" -cf /out/modules.tar usr
 
 say "make the initrd"
-initrd=/work/initrd
+initrd=/build/initrd
 mkdir -p "$initrd/bin" "$initrd/modules" "$initrd/dev" "$initrd/proc" "$initrd/root"
 cp /bin/busybox "$initrd/bin/"
-cp /work/initrd-init "$initrd/init"
+cp /build/initrd-init "$initrd/init"
 chmod 755 "$initrd/init"
 number=100
 for path in $(closure virtio_blk crc32c_generic ext4); do
@@ -86,8 +86,8 @@ image=/boot/vmlinuz-$version
 number() { od -An -t "u$3" -j "$2" -N "$3" "$1" | tr -d ' '; }
 start=$((($(number "$image" 497 1) + 1) * 512 + $(number "$image" 584 4)))
 length=$(($(number "$image" 588 4) - 4))
-tail -c "+$((start + 1))" "$image" | head -c "$length" > /work/payload
-if zstd -qdc /work/payload > /out/kernel; then
+tail -c "+$((start + 1))" "$image" | head -c "$length" > /build/payload
+if zstd -qdc /build/payload > /out/kernel; then
     echo "unpacked: $(wc -c < /out/kernel) bytes"
 else
     cp "$image" /out/kernel

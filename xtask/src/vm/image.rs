@@ -125,9 +125,9 @@ fn build(dir: &Path, progress: &Progress) -> Result<()> {
 fn write_recipe(scratch: &Path) -> Result<()> {
     let overlay = scratch.join("recipe/files");
     let scripts = [
-        ("work/modules.sh", recipe::MODULES_SH),
-        ("work/initrd-init", recipe::INITRD_INIT),
-        ("work/modules.list", recipe::MODULES_LIST),
+        ("build/modules.sh", recipe::MODULES_SH),
+        ("build/initrd-init", recipe::INITRD_INIT),
+        ("build/modules.list", recipe::MODULES_LIST),
         ("recipe/root.sh", recipe::ROOT_SH),
     ];
     let scripts = scripts.map(|(path, text)| (scratch.join(path), text));
@@ -145,8 +145,8 @@ fn write_recipe(scratch: &Path) -> Result<()> {
 fn kernel(scratch: &Path, progress: &Progress) -> Result<()> {
     let mut command = mmdebstrap("extract", recipe::BUILDER_LIST);
     command.arg("--setup-hook=mkdir -p \"$1/proc\" \"$1/tmp\"");
-    command.arg(format!("--extract-hook=copy-in {} /", quoted(&scratch.join("work"))));
-    command.arg("--extract-hook=chroot \"$1\" sh /work/modules.sh");
+    command.arg(format!("--extract-hook=copy-in {} /", quoted(&scratch.join("build"))));
+    command.arg("--extract-hook=chroot \"$1\" sh /build/modules.sh");
     for name in ["kernel", "initrd", "modules.tar", "version"] {
         command.arg(format!("--extract-hook=download /out/{name} {}", quoted(&scratch.join(name))));
     }
