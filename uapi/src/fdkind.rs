@@ -122,7 +122,9 @@ pub fn classify(fd: BorrowedFd<'_>) -> io::Result<FdKind> {
     if fcntl(fd, FcntlArg::F_GETFL)? & libc::O_PATH != 0 {
         return Ok(FdKind::Other(OtherKind::Path));
     }
-    let stat = stat::stat(fd)?;
+    // An error is the file system's own (FUSE hides its files from other users, a dead one fails):
+    // none of the kinds that are wanted has one.
+    let Ok(stat) = stat::stat(fd) else { return Ok(FdKind::Other(OtherKind::Unknown)) };
     if DMA_BUF_DEV.get() == Some(&stat.dev) {
         return known_dma_buf(fd, &stat);
     }
