@@ -39,18 +39,20 @@ pub struct Fuse {
 }
 
 impl Fuse {
-    /// Mounts it; needs root and /dev/fuse.
+    /// Mounts it; needs root and /dev/fuse. Other users may know what its files are, or not even that.
     ///
     /// # Errors
     /// What is missing, as a reason to skip a test.
-    pub fn mount() -> Result<Self, String> {
+    pub fn mount(open_to_all: bool) -> Result<Self, String> {
         let device = OpenOptions::new()
             .read(true)
             .write(true)
             .open("/dev/fuse")
             .map_err(|error| format!("/dev/fuse: {error}"))?;
         let dir = TempDir::new().map_err(|error| format!("a folder: {error}"))?;
-        let options = format!("fd={},rootmode=40755,user_id=0,group_id=0", device.as_raw_fd());
+        let others = if open_to_all { ",allow_other" } else { "" };
+        let fd = device.as_raw_fd();
+        let options = format!("fd={fd},rootmode=40755,user_id=0,group_id=0{others}");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("x"), dir.path(), Some("fuse"), flags, Some(&*options))
             .map_err(|error| format!("mounting FUSE: {error}"))?;

@@ -4,9 +4,9 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, ensure};
-use dmashare_proto::ErrorCode;
 use dmashare_proto::limits::MAX_MESSAGE;
 use dmashare_proto::message::{Policy, Request};
+use dmashare_proto::{ErrorCode, WireError};
 
 use crate::hostile::fuse::Fuse;
 use crate::hostile::objects::{export, share_fence};
@@ -24,53 +24,66 @@ const MANY: usize = 80;
 
 pub(super) fn run(world: &mut World) -> Result<()> {
     let pair = Bystanders::start(world, Role::Egpu)?;
-    let broker = world.broker()?.0;
-    let fuse = Fuse::mount().map_err(Skip)?;
-    pair.meanwhile(|| {
-        let buffer = Buffer::make(&world.egpu()?, 16, 16)?;
-        let mut raw = Raw::hello(&world.socket(), "fuse")?;
-        for name in NAMES {
-            offer(&mut raw, &fuse, name, &buffer, world.is_simulated()).context(name)?;
-        }
-        unlooked_at(world, &fuse)?;
-        let asked = fuse.asked_by(broker, BOUND);
-        ensure!(!asked.is_empty(), "the broker was asked to wait for nothing: no test of anything");
-        ensure!(
-            asked.iter().all(|name| *name == "FLUSH"),
-            "the broker asked the server: {asked:?}"
-        );
-        show(format_args!("{} threads of the broker's wait, and it goes on", asked.len()));
-        raw.devices().context("the one that offered them")?;
-        flood(world, &fuse)
-    })?;
-    drop(fuse);
-    pair.undisturbed(world)
+    for open_to_all in [true, false] {
+        let fuse = Fuse::mount(open_to_all).map_err(Skip)?;
+        // Who may not even know what it is: the service, where it has a user of its own.
+        let hidden = !open_to_all && !world.is_simulated();
+        let called = if hidden { "a file of unknown kind" } else { "a regular file" };
+        pair.meanwhile(|| offer_all(world, &fuse, called))?;
+        drop(fuse);
+        pair.undisturbed(world)?;
+    }
+    Ok(())
 }
 
-fn offer(raw: &mut Raw, fuse: &Fuse, name: &str, buffer: &Buffer, simulated: bool) -> Result<()> {
-    let node = buffer.node.as_fd();
-    let words = ["a regular file"];
-    // Each is opened for one message, and closed here at once: see `Fuse::open`.
-    let (id, bytes) = raw.encoded(&export(&buffer.layout), 2)?;
-    let file = fuse.open(name)?;
-    raw.send_bytes(&bytes, &[node, file.as_fd()])?;
-    drop(file);
-    expect(&raw.error(id)?, ErrorCode::WRONG_FD, &words).context("as a dma-buf")?;
+fn offer_all(world: &World, fuse: &Fuse, called: &str) -> Result<()> {
+    let broker = world.broker()?.0;
+    let buffer = Buffer::make(&world.egpu()?, 16, 16)?;
+    let mut raw = Raw::hello(&world.socket(), "fuse")?;
+    for name in NAMES {
+        Offer { raw: &mut raw, fuse, name, buffer: &buffer }
+            .in_each_place(called, world.is_simulated())
+            .context(name)?;
+    }
+    unlooked_at(world, fuse)?;
+    let asked = fuse.asked_by(broker, BOUND);
+    ensure!(!asked.is_empty(), "the broker was asked to wait for nothing: no test of anything");
+    ensure!(asked.iter().all(|name| *name == "FLUSH"), "the broker asked the server: {asked:?}");
+    show(format_args!("{} threads of the broker's wait, and it goes on", asked.len()));
+    raw.devices().context("the one that offered them")?;
+    flood(world, fuse)
+}
 
-    let (id, bytes) = raw.encoded(&share_fence(Policy::Auto), 2)?;
-    let file = fuse.open(name)?;
-    raw.send_bytes(&bytes, &[node, file.as_fd()])?;
-    drop(file);
-    expect(&raw.error(id)?, ErrorCode::WRONG_FD, &words).context("as a sync_file")?;
+struct Offer<'a> {
+    raw: &'a mut Raw,
+    fuse: &'a Fuse,
+    name: &'a str,
+    buffer: &'a Buffer,
+}
 
-    let (id, bytes) = raw.encoded(&export(&buffer.layout), 2)?;
-    let file = fuse.open(name)?;
-    raw.send_bytes(&bytes, &[file.as_fd(), buffer.dma_buf.as_fd()])?;
-    drop(file);
-    let error = raw.error(id)?;
-    // Simulated, any file can be a node.
-    let code = if simulated { ErrorCode::UNKNOWN_DEVICE } else { ErrorCode::WRONG_FD };
-    expect(&error, code, &[]).context("as a DRM node")
+impl Offer<'_> {
+    fn in_each_place(&mut self, called: &str, simulated: bool) -> Result<()> {
+        let request = export(&self.buffer.layout);
+        let error = self.answer(&request, 1)?;
+        expect(&error, ErrorCode::WRONG_FD, &[called]).context("as a dma-buf")?;
+        let error = self.answer(&share_fence(Policy::Auto), 1)?;
+        expect(&error, ErrorCode::WRONG_FD, &[called]).context("as a sync_file")?;
+        let error = self.answer(&request, 0)?;
+        // Simulated, any file can be a node.
+        let code = if simulated { ErrorCode::UNKNOWN_DEVICE } else { ErrorCode::WRONG_FD };
+        expect(&error, code, &[]).context("as a DRM node")
+    }
+
+    /// The file is opened for one message, and closed here at once: see [`Fuse::open`].
+    fn answer(&mut self, request: &Request, place: usize) -> Result<WireError> {
+        let (id, bytes) = self.raw.encoded(request, 2)?;
+        let file = self.fuse.open(self.name)?;
+        let mut fds = [self.buffer.node.as_fd(), self.buffer.dma_buf.as_fd()];
+        fds[place] = file.as_fd();
+        self.raw.send_bytes(&bytes, &fds)?;
+        drop(file);
+        self.raw.error(id)
+    }
 }
 
 /// Beside messages of which nobody gets as far as to look at descriptors.
