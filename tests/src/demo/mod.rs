@@ -51,7 +51,10 @@ fn demo(options: &RunOptions) -> Result<()> {
     }
     fs::write(&options.svg, picture::svg(&measured))
         .with_context(|| format!("cannot write {}", options.svg.display()))?;
-    println!("{:<10}{}", "picture", options.svg.display());
+    // As one would type it.
+    let here = std::env::current_dir().unwrap_or_default();
+    let svg = options.svg.strip_prefix(here).unwrap_or(&options.svg);
+    println!("{:<10}{}", "picture", svg.display());
     let failures = measured.failures();
     if !failures.is_empty() {
         bail!("not all of it came true: {}", failures.join("; "));
