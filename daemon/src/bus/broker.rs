@@ -8,6 +8,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use tokio::sync::mpsc;
 use zbus::fdo::ConnectionCredentials;
 use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{self, OwnedObjectPath};
 use zbus::{Connection, DBusError, interface};
 
@@ -111,6 +112,11 @@ impl Broker {
     fn get_reports(&self) -> String {
         self.reports.clone()
     }
+
+    /// A step of an unplug was done, or something else about one became known. It may come after
+    /// the device's object has gone.
+    #[zbus(signal)]
+    pub(super) async fn reports_changed(emitter: &SignalEmitter<'_>) -> zbus::Result<()>;
 
     /// What this kernel offers, as JSON.
     #[zbus(out_args("result"))]

@@ -96,7 +96,7 @@ impl Served {
             }
             BusUpdate::Reports(reports) => {
                 self.broker.get_mut().await.reports = reports;
-                Ok(())
+                Broker::reports_changed(self.broker.signal_emitter()).await
             }
         }
     }
