@@ -14,6 +14,9 @@ use crate::{dumb, gem, vgem};
 /// its last guard has ended.
 const FENCES_A_FILE: u32 = 1 << 16;
 
+/// Buffers that are kept for the next guards. A burst would otherwise cost its descriptors for ever.
+const SPARE: usize = 16;
+
 /// Makes guard fences. A buffer carries one guard at a time, and is used again after it.
 #[derive(Debug)]
 pub struct GuardPool {
@@ -135,6 +138,17 @@ impl Generation {
         }
     }
 
+    fn keep(&self, buffer: Buffer) {
+        {
+            let mut free = lock(&self.free);
+            if free.len() < SPARE {
+                free.push(buffer);
+                return;
+            }
+        }
+        self.discard(buffer);
+    }
+
     fn discard(&self, buffer: Buffer) {
         gem::close(self.vgem.as_fd(), buffer.handle);
     }
@@ -167,7 +181,7 @@ impl VgemGuard {
         let Some(buffer) = self.buffer.take() else { return Ok(Ended::Now) };
         let ended = self.file.vgem.signal_fence(self.fence);
         match ended {
-            Ok(_) => lock(&self.file.free).push(buffer),
+            Ok(_) => self.file.keep(buffer),
             // Not known to be idle: of no use for the next guard.
             Err(_) => self.file.discard(buffer),
         }
