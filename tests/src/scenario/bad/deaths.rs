@@ -29,6 +29,7 @@ pub(super) fn run(world: &mut World) -> Result<()> {
         for unread in [false, true] {
             burst(world, &card, unread)?;
         }
+        many_fences(world, &card, &mut sources)?;
         // Fences outlive who shared them, until they end.
         for source in &mut sources {
             source.signal()?;
@@ -102,6 +103,18 @@ fn after_each(world: &World, card: &Card, sources: &mut Vec<Source>) -> Result<(
         raw.send_bytes(&bytes, &[])?;
     }
     show("it ended after each of the requests");
+    Ok(())
+}
+
+/// Each of which costs the broker descriptors while it is pending, and none after that.
+fn many_fences(world: &World, card: &Card, sources: &mut Vec<Source>) -> Result<()> {
+    let node = card.open()?;
+    let mut raw = Raw::hello(&world.socket(), "many fences")?;
+    for _ in 0..BURST {
+        let source = Source::endless(world.is_simulated())?;
+        raw.share_fence(node.as_fd(), source.fd())?;
+        sources.push(source);
+    }
     Ok(())
 }
 
