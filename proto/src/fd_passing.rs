@@ -10,7 +10,7 @@ use nix::errno::Errno;
 /// a peer that sends too many is refused by count; only our own fd limit can still cut them short.
 const ROOM: usize = 253;
 
-/// Length of a control buffer with room for a header and [`ROOM`] descriptors, in `u64`s: a control
+/// Length of a control buffer with room for a header and that many descriptors, in `u64`s: a control
 /// message header wants their alignment.
 pub const CONTROL_WORDS: usize = (ROOM * size_of::<RawFd>()).div_ceil(8) + 2;
 
