@@ -1,6 +1,6 @@
 //! From DRM nodes in sysfs to devices: which nodes belong together, and what is known of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
@@ -16,11 +16,10 @@ const USB4_HOST: &str = "0x0c0340";
 
 /// Whether it is a node that clients open: `card*` or `renderD*`, and not a connector.
 pub(super) fn is_node(device: &Device) -> bool {
-    let name = device.sysname().to_string_lossy();
     device.devtype().is_some_and(|devtype| devtype == "drm_minor")
         && device.devnum().is_some()
         && device.devnode().is_some()
-        && (name.starts_with("card") || name.starts_with("renderD"))
+        && is_node_name(&device.sysname().to_string_lossy())
 }
 
 /// What the nodes of one GPU have in common: the PCI device, else the direct parent. A display on
@@ -49,6 +48,26 @@ pub(super) fn devices(nodes: Vec<Device>, overrides: &[DeviceOverride]) -> Vec<D
         groups.entry(parent_devpath(&node)).or_default().push(node);
     }
     groups.into_values().filter_map(|nodes| describe(nodes, overrides)).collect()
+}
+
+/// Whether these are all the nodes that the kernel has made for the device. udev tells of one after
+/// another, and a device is announced once.
+pub(super) fn is_complete(device: &DeviceDesc) -> bool {
+    let folders: BTreeSet<&str> =
+        device.nodes.iter().filter_map(|node| Some(node.devpath.rsplit_once('/')?.0)).collect();
+    let made = folders
+        .iter()
+        .filter_map(|folder| fs::read_dir(format!("/sys{folder}")).ok())
+        .flatten()
+        .flatten()
+        .filter(|entry| is_node_name(&entry.file_name().to_string_lossy()))
+        .count();
+    // Less is a device that is being removed; that is the reactor's to find out.
+    made <= device.nodes.len()
+}
+
+fn is_node_name(name: &str) -> bool {
+    name.starts_with("card") || name.starts_with("renderD")
 }
 
 fn describe(mut nodes: Vec<Device>, overrides: &[DeviceOverride]) -> Option<DeviceDesc> {

@@ -49,7 +49,8 @@ impl UdevSource {
         Self { overrides, monitor, trouble }
     }
 
-    /// All devices that udev has finished with, or all that there are where no udevd runs.
+    /// All devices that udev has finished with, or all that there are where no udevd runs. One that
+    /// has a node which udev has not finished with is told when it has.
     fn scan(&self) -> io::Result<Vec<DeviceDesc>> {
         let mut enumerator = Enumerator::new()?;
         enumerator.match_subsystem("drm")?;
@@ -57,7 +58,9 @@ impl UdevSource {
             enumerator.match_is_initialized()?;
         }
         let nodes = enumerator.scan_devices()?.filter(sysfs::is_node).collect();
-        Ok(sysfs::devices(nodes, &self.overrides))
+        let mut devices = sysfs::devices(nodes, &self.overrides);
+        devices.retain(sysfs::is_complete);
+        Ok(devices)
     }
 }
 

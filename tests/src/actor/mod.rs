@@ -1,0 +1,278 @@
+//! Other processes: they are told what to do, and say what became of it.
+//!
+//! An actor is this package's program, run again as `PROGRAM actor NAME`, with a SOCK_SEQPACKET socket
+//! as its standard input: a datagram a [`Task`] or a reply, in JSON, file descriptors beside it.
+//! Every task runs on a thread of its own, so that one can wait while another goes on.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use dmashare_proto::transport::{Buffer, Received, send};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use serde::{Deserialize, Serialize};
+
+use crate::BOUND;
+
+mod child;
+mod events;
+mod hammer;
+mod objects;
+mod reader;
+mod task;
+
+pub use hammer::Tally;
+pub use objects::FenceEnd;
+pub use reader::Reading;
+pub use task::{Done, Key, Loss, Refusal, Task};
+
+/// As whom an actor runs in the virtual machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// As this process.
+    Own,
+    /// A user in the groups `video` and `render`.
+    Alice,
+    /// Another one.
+    Bob,
+}
+
+impl User {
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Own => None,
+            Self::Alice => Some("alice"),
+            Self::Bob => Some("bob"),
+        }
+    }
+}
+
+/// A task with its number.
+#[derive(Serialize, Deserialize)]
+struct Request {
+    id: u64,
+    task: Task,
+}
+
+/// What became of it.
+#[derive(Serialize, Deserialize)]
+struct Reply {
+    id: u64,
+    result: Result<Done, Refusal>,
+}
+
+#[derive(Default)]
+struct Replies {
+    came: HashMap<u64, Result<Done, Refusal>>,
+    over: bool,
+}
+
+type Shared = Arc<(Mutex<Replies>, Condvar)>;
+
+/// Another process. Killed when dropped.
+pub struct Actor {
+    name: String,
+    child: Child,
+    socket: Arc<OwnedFd>,
+    next: AtomicU64,
+    replies: Shared,
+}
+
+/// A task that is under way.
+#[must_use = "a task whose result nobody takes can fail unseen"]
+pub struct Running<'a> {
+    actor: &'a Actor,
+    id: u64,
+    what: String,
+}
+
+/// The first thing in the `main` of every program of this package: an actor never returns from it.
+pub fn take_part() {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|word| word == "actor") {
+        let name = arguments.next().unwrap_or_default().to_string_lossy().into_owned();
+        child::serve(&name);
+        std::process::exit(0);
+    }
+}
+
+/// This program, or the scenarios' beside it (or one folder above: a test of cargo's).
+fn program() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let is_ours =
+        own.file_name().is_some_and(|name| name == "dmashare-scenarios" || name == "dmashare-demo");
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("dmashare-scenarios"));
+    let beside = beside.into_iter().find(|path| path.exists());
+    if is_ours { own } else { beside.unwrap_or(own) }
+}
+
+impl Actor {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// There is no such user, or no setpriv (package util-linux).
+    pub fn start(name: &str, user: User) -> Result<Self> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let mut command = match user.name() {
+            None => Command::new(program()),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", user, "--regid", user, "--init-groups", "--"]);
+                command.arg(program());
+                command
+            }
+        };
+        let child = command
+            .args(["actor", name])
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start the actor {name}"))?;
+        drop(command);
+        let socket = Arc::new(ours);
+        let replies = Shared::default();
+        let (from, to) = (Arc::clone(&socket), Arc::clone(&replies));
+        std::thread::spawn(move || collect(from.as_fd(), &to));
+        Ok(Self { name: name.to_owned(), child, socket, next: AtomicU64::new(1), replies })
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> crate::Process {
+        crate::Process(self.child.id().cast_signed())
+    }
+
+    /// Begins a task.
+    ///
+    /// # Errors
+    /// The actor has died.
+    pub fn begin(&self, task: Task) -> Result<Running<'_>> {
+        self.begin_with(task, &[])
+    }
+
+    /// The same, with descriptors for it.
+    ///
+    /// # Errors
+    /// The actor has died.
+    pub fn begin_with(&self, task: Task, fds: &[BorrowedFd<'_>]) -> Result<Running<'_>> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let what = format!("{}: {task:?}", self.name);
+        let bytes = serde_json::to_vec(&Request { id, task })?;
+        send(self.socket.as_fd(), &bytes, fds).with_context(|| what.clone())?;
+        Ok(Running { actor: self, id, what })
+    }
+
+    /// Has a task done.
+    ///
+    /// # Errors
+    /// It failed (a [`Refusal`]), or was not done in time.
+    pub fn call(&self, task: Task) -> Result<Done> {
+        self.begin(task)?.wait(BOUND)
+    }
+
+    /// Has a task done that is to fail, and gives how it failed.
+    ///
+    /// # Errors
+    /// It succeeded, or the actor has died.
+    pub fn refusal(&self, task: Task) -> Result<Refusal> {
+        self.begin(task)?.refused(BOUND)
+    }
+
+    /// Connects to the broker, and serves its events from then on.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn connect(&self, socket: &Path) -> Result<()> {
+        let (socket, name) = (socket.to_owned(), self.name.clone());
+        self.call(Task::Connect { socket, name }).map(drop)
+    }
+
+    /// Kills it, as SIGKILL does, and waits for its end.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// How it ended, if it did.
+    fn end(&self) -> String {
+        let replies = self.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if replies.over { "it has died".to_owned() } else { "no answer".to_owned() }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        // It fails where the process has ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Running<'_> {
+    /// Waits for the end of the task.
+    ///
+    /// # Errors
+    /// It failed (a [`Refusal`]), or did not end in time.
+    pub fn wait(self, bound: Duration) -> Result<Done> {
+        let what = self.what.clone();
+        self.result(bound)?.map_err(|refusal| anyhow::Error::new(refusal).context(what))
+    }
+
+    /// Waits for the end of a task that is to fail.
+    ///
+    /// # Errors
+    /// It succeeded, or did not end in time.
+    pub fn refused(self, bound: Duration) -> Result<Refusal> {
+        let what = self.what.clone();
+        match self.result(bound)? {
+            Ok(done) => bail!("{what} was to fail, and gave {done:?}"),
+            Err(refusal) => Ok(refusal),
+        }
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let replies = self.actor.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        replies.came.contains_key(&self.id)
+    }
+
+    fn result(self, bound: Duration) -> Result<Result<Done, Refusal>> {
+        let end = Instant::now() + bound;
+        let mut replies = self.actor.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(result) = replies.came.remove(&self.id) {
+                return Ok(result);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if replies.over || left.is_zero() {
+                drop(replies);
+                return Err(anyhow!("{}: {} within {bound:?}", self.what, self.actor.end()));
+            }
+            let more = self.actor.replies.1.wait_timeout(replies, left);
+            replies = more.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Takes replies until the actor is gone.
+fn collect(socket: BorrowedFd<'_>, to: &Shared) {
+    let mut buffer = Buffer::default();
+    while let Ok(Received::Datagram(len, _)) = buffer.receive(socket) {
+        let Ok(reply) = serde_json::from_slice::<Reply>(buffer.bytes(len)) else { break };
+        to.0.lock().unwrap_or_else(PoisonError::into_inner).came.insert(reply.id, reply.result);
+        to.1.notify_all();
+    }
+    to.0.lock().unwrap_or_else(PoisonError::into_inner).over = true;
+    to.1.notify_all();
+}

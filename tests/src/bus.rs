@@ -1,0 +1,310 @@
+//! The broker on D-Bus, as any client sees it: its objects, their properties, its signals.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use dmashare::DeviceId;
+use dmashare_proto::report::UnplugReport;
+use zbus::blocking::{Connection, MessageIterator, connection::Builder};
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::{Message, message::Type};
+
+/// The broker's name.
+pub const NAME: &str = "org.dmashare.Broker1";
+/// The object above all others.
+pub const ROOT: &str = "/org/dmashare/Broker1";
+
+type Properties = HashMap<String, OwnedValue>;
+type Managed = HashMap<OwnedObjectPath, HashMap<String, Properties>>;
+
+/// A Device1 object's properties.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the property of its name in org.dmashare.Broker1.xml")]
+pub struct Device {
+    pub id: DeviceId,
+    pub name: String,
+    pub pci: String,
+    pub driver: String,
+    pub nodes: Vec<String>,
+    pub removable: bool,
+    pub state: String,
+    pub buffers: u32,
+    pub imports: u32,
+    pub fences: u32,
+    pub implicit_fences: u32,
+    pub cause: String,
+}
+
+impl Device {
+    /// Buffers, imports and fences.
+    #[must_use]
+    pub fn counts(&self) -> (u32, u32, u32) {
+        (self.buffers, self.imports, self.fences)
+    }
+
+    fn new(mut from: Properties) -> Result<Self> {
+        Ok(Self {
+            id: DeviceId(take(&mut from, "Id")?),
+            name: take(&mut from, "Name")?,
+            pci: take(&mut from, "Pci")?,
+            driver: take(&mut from, "Driver")?,
+            nodes: take(&mut from, "Nodes")?,
+            removable: take(&mut from, "Removable")?,
+            state: take(&mut from, "State")?,
+            buffers: take(&mut from, "Buffers")?,
+            imports: take(&mut from, "Imports")?,
+            fences: take(&mut from, "Fences")?,
+            implicit_fences: take(&mut from, "ImplicitFences")?,
+            cause: take(&mut from, "Cause")?,
+        })
+    }
+}
+
+fn take<T: TryFrom<OwnedValue>>(from: &mut Properties, name: &str) -> Result<T> {
+    let value = from.remove(name).with_context(|| format!("no property {name}"))?;
+    T::try_from(value).map_err(|_| anyhow!("the property {name} has another type"))
+}
+
+/// A signal that came.
+#[derive(Clone, Debug)]
+pub struct Signal {
+    /// The object that sent it.
+    pub path: String,
+    /// Its name.
+    pub member: String,
+    /// The whole of it.
+    pub message: Message,
+}
+
+#[derive(Default)]
+struct Log {
+    signals: Mutex<Vec<Signal>>,
+    more: Condvar,
+}
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, Vec<Signal>> {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection to the bus, which hears every signal of the broker's from its beginning on.
+pub struct Bus {
+    connection: Connection,
+    log: Arc<Log>,
+}
+
+impl Bus {
+    /// Connects to the system's bus (`system`), or to that at an address.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn connect(address: &str) -> Result<Self> {
+        let builder = match address {
+            "system" => Builder::system()?,
+            address => Builder::address(address)?,
+        };
+        let builder = builder.method_timeout(Duration::from_secs(20));
+        let connection = builder.build().with_context(|| format!("the bus at {address}"))?;
+        let messages = MessageIterator::from(&connection);
+        for rule in [
+            format!("type='signal',path_namespace='{ROOT}'"),
+            format!("type='signal',member='NameOwnerChanged',arg0='{NAME}'"),
+        ] {
+            let bus = "org.freedesktop.DBus";
+            connection.call_method(
+                Some(bus),
+                "/org/freedesktop/DBus",
+                Some(bus),
+                "AddMatch",
+                &rule,
+            )?;
+        }
+        let log = Arc::new(Log::default());
+        let to = Arc::downgrade(&log);
+        std::thread::spawn(move || {
+            for message in messages.map_while(Result::ok) {
+                let Some(log) = to.upgrade() else { return };
+                let header = message.header();
+                if header.message_type() != Type::Signal {
+                    continue;
+                }
+                let signal = Signal {
+                    path: header.path().map(ToString::to_string).unwrap_or_default(),
+                    member: header.member().map(ToString::to_string).unwrap_or_default(),
+                    message: message.clone(),
+                };
+                log.lock().push(signal);
+                log.more.notify_all();
+            }
+        });
+        Ok(Self { connection, log })
+    }
+
+    /// The connection, for what is not here.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// A place in the stream of signals: what comes later comes after it.
+    #[must_use]
+    pub fn now(&self) -> usize {
+        self.log.lock().len()
+    }
+
+    /// The first signal after a place that `is` makes something of, waiting for it.
+    ///
+    /// # Errors
+    /// None came in time.
+    pub fn wait<T>(
+        &self,
+        what: &str,
+        after: usize,
+        bound: Duration,
+        is: impl Fn(&Signal) -> Option<T>,
+    ) -> Result<T> {
+        let (end, mut next) = (Instant::now() + bound, after);
+        let mut log = self.log.lock();
+        loop {
+            if let Some(found) = log[next..].iter().find_map(&is) {
+                return Ok(found);
+            }
+            next = log.len();
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("no signal for {what} within {bound:?}");
+            }
+            log = self.log.more.wait_timeout(log, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether a signal after a place has come by now.
+    #[must_use]
+    pub fn has(&self, after: usize, is: impl Fn(&Signal) -> bool) -> bool {
+        self.log.lock()[after..].iter().any(is)
+    }
+
+    /// Looks now and after every signal until `look` gives something.
+    ///
+    /// # Errors
+    /// It did not in time; or looking failed for another reason than the broker's absence.
+    pub fn until<T>(
+        &self,
+        what: &str,
+        bound: Duration,
+        mut look: impl FnMut(&Self) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let end = Instant::now() + bound;
+        loop {
+            let seen = self.now();
+            if let Some(found) = look(self)? {
+                return Ok(found);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let more = self.wait(what, seen, left, |_| Some(()));
+            if more.is_err() {
+                let devices = self.devices();
+                bail!("{what}: not within {bound:?}; the devices are {devices:#?}");
+            }
+        }
+    }
+
+    fn managed(&self) -> Result<Managed> {
+        let interface = Some("org.freedesktop.DBus.ObjectManager");
+        let reply =
+            self.connection.call_method(Some(NAME), ROOT, interface, "GetManagedObjects", &())?;
+        Ok(reply.body().deserialize()?)
+    }
+
+    /// Whether the broker has its name.
+    ///
+    /// # Errors
+    /// The bus is gone.
+    pub fn is_owned(&self) -> Result<bool> {
+        let bus = "org.freedesktop.DBus";
+        let path = "/org/freedesktop/DBus";
+        let reply =
+            self.connection.call_method(Some(bus), path, Some(bus), "NameHasOwner", &NAME)?;
+        Ok(reply.body().deserialize()?)
+    }
+
+    /// All devices, lost ones among them.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn devices(&self) -> Result<Vec<Device>> {
+        let mut devices = Vec::new();
+        for (_, mut interfaces) in self.managed()? {
+            if let Some(properties) = interfaces.remove("org.dmashare.Device1") {
+                devices.push(Device::new(properties)?);
+            }
+        }
+        devices.sort_by_key(|device| device.id);
+        Ok(devices)
+    }
+
+    /// One of them; `None` once it is gone.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn device(&self, id: DeviceId) -> Result<Option<Device>> {
+        Ok(self.devices()?.into_iter().find(|device| device.id == id))
+    }
+
+    /// The clients' process ids.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn clients(&self) -> Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        for (_, mut interfaces) in self.managed()? {
+            if let Some(mut client) = interfaces.remove("org.dmashare.Client1") {
+                pids.push(take(&mut client, "Pid")?);
+            }
+        }
+        Ok(pids)
+    }
+
+    /// A device's object.
+    #[must_use]
+    pub fn device_path(id: DeviceId) -> String {
+        format!("{ROOT}/device/d{id}")
+    }
+
+    /// What `Probe` says.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn backend(&self) -> Result<String> {
+        let reply = self.connection.call_method(
+            Some(NAME),
+            ROOT,
+            Some("org.freedesktop.DBus.Properties"),
+            "Get",
+            &(NAME, "Backend"),
+        )?;
+        let value: OwnedValue = reply.body().deserialize()?;
+        Ok(String::try_from(value)?)
+    }
+
+    /// The reports of the last unplugs, the newest last.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn reports(&self) -> Result<Vec<UnplugReport>> {
+        let reply = self.connection.call_method(Some(NAME), ROOT, Some(NAME), "GetReports", &())?;
+        let text: String = reply.body().deserialize()?;
+        serde_json::from_str(&text).with_context(|| format!("GetReports gave {text}"))
+    }
+
+    /// The report of one device's unplug.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn report(&self, id: DeviceId) -> Result<UnplugReport> {
+        let found = self.reports()?.into_iter().find(|report| report.device == id);
+        found.with_context(|| format!("there is no report of the loss of device {id}"))
+    }
+}

@@ -1,0 +1,98 @@
+//! What /proc tells about a process.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A process, by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process(pub i32);
+
+impl Process {
+    /// This one.
+    #[must_use]
+    pub fn own() -> Self {
+        Self(std::process::id().cast_signed())
+    }
+
+    /// What its descriptors are of: the texts of the links in /proc/PID/fd.
+    ///
+    /// # Errors
+    /// It is gone, or of another user.
+    pub fn descriptors(self) -> Result<Vec<String>> {
+        let folder = format!("/proc/{}/fd", self.0);
+        let mut links = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(|| folder.clone())? {
+            match fs::read_link(entry?.path()) {
+                Ok(link) => links.push(link.to_string_lossy().into_owned()),
+                // It was closed in the meantime.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(links)
+    }
+
+    /// How many dma-bufs (simulated: memfds that stand for them) it has open.
+    ///
+    /// # Errors
+    /// As [`Self::descriptors`].
+    pub fn dma_bufs(self) -> Result<usize> {
+        let is_dma_buf = |link: &String| {
+            link.starts_with("/dmabuf:") || link.starts_with("/memfd:dmashare-sim-dmabuf")
+        };
+        Ok(self.descriptors()?.iter().filter(|link| is_dma_buf(link)).count())
+    }
+
+    /// How many of them are of vgem, by the name that it has in fdinfo: buffers that guards are
+    /// attached to are kept for the next guard.
+    ///
+    /// # Errors
+    /// As [`Self::descriptors`].
+    pub fn vgem_dma_bufs(self) -> Result<usize> {
+        let mut count = 0;
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.0))? {
+            let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            count += usize::from(info.lines().any(|line| line == "exp_name:\tdrm"));
+        }
+        Ok(count)
+    }
+
+    /// Its user.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn uid(self) -> Result<u32> {
+        Ok(fs::metadata(format!("/proc/{}", self.0))?.uid())
+    }
+
+    /// Resident memory, in KiB.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn resident_kib(self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.0);
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+}
+
+/// Waits for what another process does without telling anyone: closing a descriptor, for one. For
+/// such things alone; for all others there is an event.
+///
+/// # Errors
+/// It has not come true in time.
+pub fn eventually(what: &str, bound: Duration, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + bound;
+    while !is()? {
+        if Instant::now() > end {
+            bail!("{what}: not within {bound:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The scenarios: what has to work, end to end.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::{Backend, Machine, World};
+
+pub mod figures;
+
+mod bad;
+
+mod bus_client;
+mod coldplug;
+mod fence;
+mod frozen;
+mod implicit;
+mod kms;
+mod pair;
+mod race;
+mod replug;
+mod share;
+mod synthetic;
+mod unplug_reader;
+mod unplug_waiter;
+
+/// A scenario.
+pub struct Scenario {
+    /// Its name, without the backend.
+    pub name: &'static str,
+    /// The backends that it is run with.
+    pub backends: &'static [Backend],
+    /// How long it may take on the slowest machine.
+    pub bound: Duration,
+    /// Configuration of the broker, TOML.
+    pub config: &'static str,
+    /// Words of kernel messages that would fail another scenario: the driver's own, whoever unplugs.
+    pub tolerated: &'static [&'static str],
+    /// Whether the machine is of no more use to others after it.
+    pub is_last: bool,
+    /// What it does.
+    pub run: fn(&mut World) -> Result<()>,
+}
+
+/// A scenario with a backend.
+#[derive(Clone, Copy)]
+pub struct Instance {
+    /// What.
+    pub scenario: &'static Scenario,
+    /// With what guards.
+    pub backend: Backend,
+}
+
+/// The reason for which a scenario does not apply: to be returned as its error.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
+
+impl Instance {
+    /// `share/sw_sync`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.scenario.name, self.backend.name())
+    }
+
+    /// Whether a name is its own, or the beginning of it.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name().starts_with(name)
+    }
+}
+
+const EVERYWHERE: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem];
+/// Twenty cycles.
+const LONG: Duration = Duration::from_secs(300);
+
+const REAL: &[Backend] = &[Backend::SwSync, Backend::Vgem];
+
+impl Scenario {
+    const fn new(name: &'static str, run: fn(&mut World) -> Result<()>) -> Self {
+        let bound = Duration::from_secs(120);
+        Self { name, backends: EVERYWHERE, bound, config: "", tolerated: &[], is_last: false, run }
+    }
+}
+
+/// Loss that is not acknowledged for a while is no reason to disconnect anybody.
+const PATIENT: &str = "[broker]\nack_timeout_ms = 60000\n";
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario::new("coldplug", coldplug::run),
+    Scenario::new("share", share::run),
+    Scenario::new("exporter-killed", share::exporter_killed),
+    Scenario::new("fence-signals", fence::signals),
+    Scenario::new("fence-fails", fence::fails),
+    Scenario::new("fence-times-out", fence::times_out),
+    Scenario::new("unplug-waiter", unplug_waiter::run),
+    Scenario { backends: REAL, ..Scenario::new("frozen-screen", frozen::screen) },
+    Scenario {
+        backends: REAL,
+        // virtio-gpu loses a reference to a buffer when the rest of a commit runs after the removal.
+        tolerated: &["drm_mm_takedown"],
+        ..Scenario::new("frozen-removal", frozen::removal)
+    },
+    Scenario::new("unplug-reader", unplug_reader::run),
+    Scenario::new("unplug-race", race::run),
+    Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
+    Scenario::new("synthetic-remove", synthetic::run),
+    Scenario::new("bus-client", bus_client::run),
+    Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
+    Scenario {
+        backends: &[Backend::SwSync],
+        is_last: true,
+        ..Scenario::new("hot-unplug-waiter", unplug_waiter::hot_unplug)
+    },
+];
+
+/// All that run on a machine, in their order.
+#[must_use]
+pub fn instances(machine: Machine) -> Vec<Instance> {
+    let mut all = Vec::new();
+    for backend in [Backend::Simulated, Backend::SwSync, Backend::Vgem] {
+        for scenario in SCENARIOS.iter().chain(bad::SCENARIOS) {
+            if backend.machine() == machine && scenario.backends.contains(&backend) {
+                all.push(Instance { scenario, backend });
+            }
+        }
+    }
+    all.sort_by_key(|instance| instance.scenario.is_last);
+    all
+}

@@ -1,0 +1,408 @@
+//! A machine with GPUs, a broker and a bus, simulated or real.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dmashare::{Connection, DeviceId};
+use dmashare_proto::report::{Step, UnplugReport};
+use serde::{Deserialize, Serialize};
+
+use crate::actor::{Actor, User};
+use crate::bus::{self, Bus};
+use crate::{Card, Process, Role};
+
+mod simulated;
+mod vm;
+
+use simulated::Simulated;
+use vm::Vm;
+
+/// How long anything may take that is known to happen: generous, since the machine is slow.
+pub const BOUND: Duration = Duration::from_secs(60);
+
+/// Which machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Machine {
+    /// Files, memfds and eventfds; runs anywhere, as any user.
+    Simulated,
+    /// A real kernel: the virtual machine of `cargo xtask vm`, as root.
+    Vm,
+}
+
+/// What the broker makes guard fences of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Backend {
+    /// Eventfds.
+    Simulated,
+    /// sw_sync.
+    SwSync,
+    /// vgem.
+    Vgem,
+}
+
+impl Backend {
+    /// The name on D-Bus and in the names of scenarios.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Simulated => "simulated",
+            Self::SwSync => "sw_sync",
+            Self::Vgem => "vgem",
+        }
+    }
+
+    /// The machine that has it.
+    #[must_use]
+    pub const fn machine(self) -> Machine {
+        match self {
+            Self::Simulated => Machine::Simulated,
+            Self::SwSync | Self::Vgem => Machine::Vm,
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Simulated => "simulated",
+            Self::Vm => "vm",
+        })
+    }
+}
+
+impl FromStr for Machine {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "simulated" => Ok(Self::Simulated),
+            "vm" => Ok(Self::Vm),
+            _ => Err("one of simulated, vm".to_owned()),
+        }
+    }
+}
+
+/// A way to lose the eGPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unplug {
+    /// `remove` in sysfs; simulated: its events and its absence. It can be plugged in again.
+    Remove,
+    /// A PCIe hot-unplug by QEMU's monitor: once in the life of a virtual machine.
+    HotUnplug,
+}
+
+enum Inner {
+    Simulated(Simulated),
+    Vm(Vm),
+}
+
+/// A machine with its broker running. Dropped, what it started is stopped (vm: the installed service
+/// stays).
+pub struct World {
+    backend: Backend,
+    inner: Inner,
+    bus: Bus,
+}
+
+impl World {
+    /// A clean machine: all cards there, the broker running with this backend and with `config` (TOML,
+    /// may be empty) as its last drop-in, nothing in its tables.
+    ///
+    /// # Errors
+    /// The daemon is not built (simulated), or not installed (vm); it does not start.
+    pub fn start(backend: Backend, config: &str) -> Result<Self> {
+        let (inner, bus) = match backend.machine() {
+            Machine::Simulated => {
+                let (simulated, bus) = Simulated::start(config)?;
+                (Inner::Simulated(simulated), bus)
+            }
+            Machine::Vm => {
+                let (vm, bus) = Vm::start(backend, config)?;
+                (Inner::Vm(vm), bus)
+            }
+        };
+        let world = Self { backend, inner, bus };
+        world.wait_ready()?;
+        let found = world.bus.backend()?;
+        if found != backend.name() {
+            bail!("the broker uses {found} for its guards, not {}", backend.name());
+        }
+        Ok(world)
+    }
+
+    /// Until the broker is on the bus with all the cards.
+    fn wait_ready(&self) -> Result<()> {
+        let cards = [Role::Egpu, Role::Igpu, Role::Stay].map(|role| self.card(role));
+        let cards: Vec<Card> = cards.into_iter().collect::<Result<_>>()?;
+        self.bus.until("the broker with its devices", BOUND, |bus| {
+            // Asking for objects of a name that nobody has would start the service once more.
+            if !bus.is_owned()? {
+                return Ok(None);
+            }
+            let Ok(devices) = bus.devices() else { return Ok(None) };
+            let all = cards.iter().all(|card| devices.iter().any(|device| is_of(device, card)));
+            Ok(all.then_some(()))
+        })
+    }
+
+    /// Which machine it is.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        self.backend.machine()
+    }
+
+    /// Whether its cards, buffers and fences are simulated.
+    #[must_use]
+    pub fn is_simulated(&self) -> bool {
+        self.machine() == Machine::Simulated
+    }
+
+    /// What guards are made of.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The broker on D-Bus.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// The bus's address; `system` for the system's.
+    #[must_use]
+    pub fn bus_address(&self) -> String {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.bus_address(),
+            Inner::Vm(_) => "system".to_owned(),
+        }
+    }
+
+    /// The broker's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.socket(),
+            Inner::Vm(_) => "/run/dmashare/broker.sock".into(),
+        }
+    }
+
+    /// A connection of this process to the broker.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn connect(&self, name: &str) -> Result<Connection> {
+        let socket = self.socket();
+        let connection = Connection::builder().name(name).connect_to(&socket);
+        connection.with_context(|| format!("connect to {}", socket.display()))
+    }
+
+    /// Another process that does what it is told. The user counts in the virtual machine only.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn actor(&self, name: &str, user: User) -> Result<Actor> {
+        let user = if self.is_simulated() { User::Own } else { user };
+        Actor::start(name, user)
+    }
+
+    /// The same, connected to the broker, whose events it serves.
+    ///
+    /// # Errors
+    /// It cannot be started, or cannot connect.
+    pub fn client(&self, name: &str, user: User) -> Result<Actor> {
+        let actor = self.actor(name, user)?;
+        actor.connect(&self.socket())?;
+        Ok(actor)
+    }
+
+    /// A card as it is now.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn card(&self, role: Role) -> Result<Card> {
+        let card = match &self.inner {
+            Inner::Simulated(simulated) => simulated.card(role),
+            Inner::Vm(vm) => vm.card(role),
+        };
+        card?.with_context(|| format!("the card {role:?} is not there"))
+    }
+
+    /// The card that is pulled.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn egpu(&self) -> Result<Card> {
+        self.card(Role::Egpu)
+    }
+
+    /// The card that imports.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn igpu(&self) -> Result<Card> {
+        self.card(Role::Igpu)
+    }
+
+    /// The broker's device for a card that is there.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn device(&self, card: &Card) -> Result<bus::Device> {
+        let mut devices = self.bus.devices()?;
+        devices.retain(|device| is_of(device, card));
+        devices.pop().with_context(|| format!("the broker has no device for {card:?}"))
+    }
+
+    /// Waits until a device of the broker's is as wanted; `None` is one that is gone.
+    ///
+    /// # Errors
+    /// It is not in time.
+    pub fn wait_device(
+        &self,
+        id: DeviceId,
+        what: &str,
+        is: impl Fn(Option<&bus::Device>) -> bool,
+    ) -> Result<()> {
+        self.bus.until(what, BOUND, |bus| Ok(is(bus.device(id)?.as_ref()).then_some(())))
+    }
+
+    /// Waits until a device has these numbers of buffers, imports and fences.
+    ///
+    /// # Errors
+    /// It has not in time.
+    pub fn wait_counts(&self, id: DeviceId, counts: (u32, u32, u32)) -> Result<()> {
+        self.wait_device(id, &format!("(buffers, imports, fences) = {counts:?}"), |device| {
+            device.is_some_and(|device| device.counts() == counts)
+        })
+    }
+
+    /// Waits until nothing of a device is left: its object is gone.
+    ///
+    /// # Errors
+    /// It is still there after the bound.
+    pub fn wait_gone(&self, id: DeviceId) -> Result<()> {
+        self.wait_device(id, &format!("device {id} is gone"), |device| device.is_none())
+    }
+
+    /// The report of a device's unplug, once it has a step.
+    ///
+    /// # Errors
+    /// It has it not in time.
+    pub fn report_with(&self, id: DeviceId, step: Step) -> Result<UnplugReport> {
+        let what = format!("a report on device {id} with the step {:?}", step.name());
+        self.bus.until(&what, BOUND, |bus| {
+            Ok(bus.report(id).ok().filter(|report| report.at(step).is_some()))
+        })
+    }
+
+    /// Takes the eGPU away, and returns when the kernel has finished with it.
+    ///
+    /// # Errors
+    /// It is not there; the kernel did not finish in time.
+    pub fn unplug(&self, how: Unplug) -> Result<()> {
+        match (&self.inner, how) {
+            (Inner::Simulated(simulated), Unplug::Remove) => simulated.unplug(),
+            (Inner::Vm(vm), Unplug::Remove) => vm.remove(),
+            (Inner::Vm(vm), Unplug::HotUnplug) => vm.hot_unplug(),
+            (Inner::Simulated(_), Unplug::HotUnplug) => {
+                bail!("a PCIe hot-unplug needs a PCIe slot")
+            }
+        }
+    }
+
+    /// Brings the eGPU back; gives it with its new id at the broker.
+    ///
+    /// # Errors
+    /// It did not come in time.
+    pub fn replug(&self) -> Result<(Card, DeviceId)> {
+        let watcher = self.connect("watcher")?;
+        let card = match &self.inner {
+            Inner::Simulated(simulated) => simulated.plug(Role::Egpu)?,
+            Inner::Vm(vm) => vm.rescan()?,
+        };
+        let end = std::time::Instant::now() + BOUND;
+        loop {
+            let found = watcher
+                .devices()?
+                .into_iter()
+                .find(|info| !info.device.is_lost() && info.pci == card.pci);
+            if let Some(info) = found {
+                let nodes = card.nodes.iter().map(|node| node.to_string_lossy());
+                if !info.nodes.iter().cloned().eq(nodes) {
+                    bail!("{card:?} came with the nodes {:?}", info.nodes);
+                }
+                return Ok((card, info.device.id()));
+            }
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                bail!("the broker did not tell of {card:?} within {BOUND:?}");
+            }
+            watcher.dispatch(Some(left))?;
+        }
+    }
+
+    /// Writes an action into the uevent file of a card's primary node: the kernel sends a synthetic
+    /// event, and nothing else happens.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn synthetic(&self, card: &Card, action: &str) -> Result<()> {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.synthetic(card, action),
+            Inner::Vm(_) => vm::synthetic(card, action),
+        }
+    }
+
+    /// The broker's process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn broker(&self) -> Result<Process> {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.broker(),
+            Inner::Vm(_) => vm::broker(),
+        }
+    }
+
+    /// Starts the broker again, with what is on disk, after stopping it if it runs.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn restart_broker(&mut self) -> Result<()> {
+        match &mut self.inner {
+            Inner::Simulated(simulated) => simulated.restart()?,
+            Inner::Vm(_) => vm::restart()?,
+        }
+        self.wait_ready()
+    }
+
+    /// Stops the broker as its service manager does.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub fn stop_broker(&mut self) -> Result<()> {
+        match &mut self.inner {
+            Inner::Simulated(simulated) => simulated.stop(),
+            Inner::Vm(_) => vm::stop(),
+        }
+    }
+
+    /// What the broker has logged lately, for the message of a failure.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = match &self.inner {
+            Inner::Simulated(simulated) => simulated.log(),
+            Inner::Vm(_) => vm::log(),
+        };
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+fn is_of(device: &bus::Device, card: &Card) -> bool {
+    let nodes = card.nodes.iter().map(|node| node.to_string_lossy());
+    device.state == "present" && device.nodes.iter().map(String::as_str).eq(nodes)
+}

@@ -1,0 +1,239 @@
+//! The simulated machine: a folder of devices, a private bus, and the daemon as a child.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::BOUND;
+use crate::{Bus, Card, Process, Role};
+
+const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <listen>unix:path=@PATH@</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+  </policy>
+</busconfig>
+"#;
+
+/// A process that ends with this.
+struct Kept(Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // It fails where the process has ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+pub(super) struct Simulated {
+    // In the order in which they go.
+    broker: Option<Kept>,
+    _bus: Kept,
+    seqnum: AtomicU64,
+    dir: TempDir,
+}
+
+impl Simulated {
+    pub fn start(config: &str) -> Result<(Self, Bus)> {
+        let dir = tempfile::Builder::new().prefix("dmashare-").tempdir()?;
+        let bus = start_bus(dir.path())?;
+        let mut this = Self { broker: None, _bus: bus, seqnum: AtomicU64::new(1), dir };
+        for role in [Role::Egpu, Role::Igpu, Role::Stay] {
+            this.make(role)?;
+        }
+        fs::create_dir(this.path("dmashared.conf.d"))?;
+        fs::write(this.path("dmashared.toml"), "")?;
+        fs::write(this.path("dmashared.conf.d/91-scenario.toml"), config)?;
+        let bus = Bus::connect(&this.bus_address())?;
+        this.restart()?;
+        Ok((this, bus))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn bus_address(&self) -> String {
+        format!("unix:path={}", self.path("bus.sock").display())
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("broker.sock")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("dmashared.log")).unwrap_or_default()
+    }
+
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        let ready = self.path("notify.sock");
+        if ready.exists() {
+            fs::remove_file(&ready)?;
+        }
+        let notify = UnixDatagram::bind(&ready)?;
+        let program = daemon();
+        let log = File::options().append(true).create(true).open(self.path("dmashared.log"))?;
+        let child = Command::new(&program)
+            .arg("--simulate")
+            .arg(self.dir.path())
+            .arg("--bus")
+            .arg(self.bus_address())
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .arg("--config")
+            .arg(self.path("dmashared.toml"))
+            .env("NOTIFY_SOCKET", &ready)
+            .env_remove("JOURNAL_STREAM")
+            .env_remove("LISTEN_FDS")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| {
+                format!("{}: `cargo build -p dmashared --features simulate`", program.display())
+            })?;
+        let mut child = Kept(child);
+        // It says that it is ready, or ends and says why.
+        let step = Duration::from_millis(250);
+        notify.set_read_timeout(Some(step))?;
+        let mut message = [0; 256];
+        for _ in 0..BOUND.as_millis() / step.as_millis() {
+            if let Ok(len) = notify.recv(&mut message)
+                && message[..len].starts_with(b"READY=1")
+            {
+                self.broker = Some(child);
+                return Ok(());
+            }
+            if let Some(status) = child.0.try_wait()? {
+                bail!("dmashared ended with {status}:\n{}", self.log());
+            }
+        }
+        bail!("dmashared was not ready within {BOUND:?}:\n{}", self.log())
+    }
+
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut broker) = self.broker.take() else { return Ok(()) };
+        kill(Pid::from_raw(broker.0.id().cast_signed()), Signal::SIGTERM)?;
+        let status = broker.0.wait()?;
+        if !status.success() {
+            bail!("dmashared ended with {status}:\n{}", self.log());
+        }
+        Ok(())
+    }
+
+    pub fn broker(&self) -> Result<Process> {
+        let broker = self.broker.as_ref().context("dmashared does not run")?;
+        Ok(Process(broker.0.id().cast_signed()))
+    }
+
+    fn make(&self, role: Role) -> Result<PathBuf> {
+        let (name, pci, removable, nodes) = facts(role);
+        let folder = self.path("devices").join(name);
+        fs::create_dir_all(&folder)?;
+        for node in nodes {
+            fs::write(folder.join(node), "")?;
+        }
+        let toml = format!(
+            "driver = \"{name}-sim\"\npci = \"{pci}\"\nremovable = {removable}\nnodes = {nodes:?}\n"
+        );
+        // Written last: without it the folder is not complete.
+        fs::write(folder.join("device.toml"), toml)?;
+        Ok(folder)
+    }
+
+    pub fn card(&self, role: Role) -> Result<Option<Card>> {
+        let (name, pci, _, nodes) = facts(role);
+        let sysfs = self.path("devices").join(name);
+        let nodes: Vec<PathBuf> = nodes.iter().map(|node| sysfs.join(node)).collect();
+        let driver = format!("{name}-sim");
+        let card = Card { role, driver, pci: pci.to_owned(), nodes, sysfs, simulated: true };
+        Ok(card.primary().exists().then_some(card))
+    }
+
+    pub fn plug(&self, role: Role) -> Result<Card> {
+        self.make(role)?;
+        UnixDatagram::unbound()?.send_to(b"add", self.path("udev.sock"))?;
+        self.card(role)?.context("the card was just made")
+    }
+
+    pub fn unplug(&self) -> Result<()> {
+        let card = self.card(Role::Egpu)?.context("the eGPU is not there")?;
+        fs::remove_dir_all(&card.sysfs)?;
+        for node in &card.nodes {
+            self.uevent("remove", &card.devpath(node)?, "drm", "")?;
+        }
+        self.uevent("remove", "/devices/sim/egpu", "pci", "")
+    }
+
+    pub fn synthetic(&self, card: &Card, action: &str) -> Result<()> {
+        self.uevent(action, &card.devpath(card.primary())?, "drm", "SYNTH_UUID=0\0")
+    }
+
+    /// As lib/kobject_uevent.c writes them.
+    fn uevent(&self, action: &str, path: &str, subsystem: &str, more: &str) -> Result<()> {
+        let seqnum = self.seqnum.fetch_add(1, Ordering::Relaxed);
+        let text = format!(
+            "{action}@{path}\0ACTION={action}\0DEVPATH={path}\0SUBSYSTEM={subsystem}\0{more}SEQNUM={seqnum}\0"
+        );
+        let socket = UnixDatagram::unbound()?;
+        socket.send_to(text.as_bytes(), self.path("uevent.sock")).context("the uevent socket")?;
+        Ok(())
+    }
+}
+
+fn facts(role: Role) -> (&'static str, &'static str, bool, &'static [&'static str]) {
+    match role {
+        Role::Egpu => ("egpu", "0000:03:00.0", true, &["card0", "renderD128"]),
+        Role::Igpu => ("igpu", "", false, &["card1"]),
+        Role::Stay => ("stay", "0000:00:03.0", false, &["card2", "renderD129"]),
+    }
+}
+
+/// DMASHARED, else what lies beside this program, or one folder above (a test of cargo's).
+fn daemon() -> PathBuf {
+    if let Some(path) = std::env::var_os("DMASHARED") {
+        return path.into();
+    }
+    let own = std::env::current_exe().unwrap_or_default();
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("dmashared"));
+    beside.into_iter().find(|path| path.exists()).unwrap_or_else(|| "dmashared".into())
+}
+
+fn start_bus(dir: &Path) -> Result<Kept> {
+    let config = dir.join("bus.conf");
+    let address = dir.join("bus.sock").to_string_lossy().into_owned();
+    fs::write(&config, BUS.replace("@PATH@", &address))?;
+    let mut child = Command::new("dbus-daemon")
+        .arg(format!("--config-file={}", config.display()))
+        .args(["--nofork", "--nopidfile", "--print-address=1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(File::create(dir.join("bus.log"))?)
+        .spawn()
+        .context("dbus-daemon (package dbus)")?;
+    let mut stdout = child.stdout.take().context("its output")?;
+    let child = Kept(child);
+    // It prints its address when it listens.
+    let mut byte = [0];
+    stdout.read_exact(&mut byte).context("dbus-daemon did not start")?;
+    Ok(child)
+}

@@ -1,0 +1,171 @@
+//! The virtual machine, from inside, as root.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::{BOUND, Backend};
+use crate::uevents::Uevents;
+use crate::{Bus, Card, Process, Role};
+
+const UNIT: &str = "dmashared.service";
+const DROPINS: &str = "/etc/dmashare/dmashared.conf.d";
+/// What the image says about the machine.
+const CAST: &str = "/run/dmashare-vm.json";
+/// A virtio-gpu has a primary and a render node.
+const NODES: usize = 2;
+
+#[derive(Deserialize)]
+struct Cast {
+    egpu: String,
+    igpu: String,
+    stay: String,
+    host_socket: PathBuf,
+}
+
+pub(super) struct Vm(Cast);
+
+impl Vm {
+    pub fn start(backend: Backend, config: &str) -> Result<(Self, Bus)> {
+        let text = fs::read_to_string(CAST)
+            .with_context(|| format!("{CAST}: this is not the virtual machine of xtask"))?;
+        let vm = Self(serde_json::from_str(&text)?);
+        if vm.card(Role::Egpu)?.is_none() {
+            vm.rescan()?;
+        }
+        fs::create_dir_all(DROPINS)?;
+        let fence = format!("[fence]\nbackend = \"{}\"\n", backend.name());
+        let changed = [("90-backend.toml", fence.as_str()), ("91-scenario.toml", config)]
+            .map(|(name, text)| write_if_other(&Path::new(DROPINS).join(name), text))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?
+            .contains(&true);
+        let bus = Bus::connect("system")?;
+        if changed || !is_clean(&bus).unwrap_or(false) {
+            restart()?;
+        }
+        Ok((vm, bus))
+    }
+
+    pub fn card(&self, role: Role) -> Result<Option<Card>> {
+        let pci = |address: &str| {
+            let sysfs = Path::new("/sys/bus/pci/devices").join(address);
+            Card::find(role, &sysfs, "virtio_gpu", address)
+        };
+        match role {
+            Role::Egpu => pci(&self.0.egpu),
+            Role::Stay => pci(&self.0.stay),
+            Role::Igpu => {
+                let name = &self.0.igpu;
+                let folders = ["/sys/devices/platform", "/sys/devices/faux"];
+                let folders = folders.map(|folder| Path::new(folder).join(name));
+                let folder = folders.into_iter().find(|folder| folder.exists());
+                let Some(folder) = folder else { return Ok(None) };
+                Card::find(role, &folder, name, "")
+            }
+        }
+    }
+
+    pub fn remove(&self) -> Result<()> {
+        let path = format!("/sys/bus/pci/devices/{}/remove", self.0.egpu);
+        fs::write(&path, "1").with_context(|| path.clone())
+    }
+
+    pub fn hot_unplug(&self) -> Result<()> {
+        let path = Path::new("/sys/bus/pci/devices").join(&self.0.egpu);
+        let path = path.canonicalize().context("the eGPU is not there")?;
+        let devpath = path.to_string_lossy().replacen("/sys", "", 1);
+        let uevents = Uevents::listen()?;
+        let mut host = UnixStream::connect(&self.0.host_socket).context("the host's socket")?;
+        host.write_all(b"hotunplug egpu\n")?;
+        let mut answer = String::new();
+        BufReader::new(host).read_line(&mut answer)?;
+        if answer.trim() != "ok" {
+            bail!("the host said {answer:?}");
+        }
+        uevents.wait_removed(&devpath, BOUND)?;
+        Ok(())
+    }
+
+    /// A card that does not come back has been unplugged for good.
+    pub fn rescan(&self) -> Result<Card> {
+        let uevents = Uevents::listen()?;
+        fs::write("/sys/bus/pci/rescan", "1").context("PCI rescan")?;
+        let whole = || {
+            let card = self.card(Role::Egpu).ok().flatten();
+            card.filter(|card| card.nodes.len() == NODES)
+        };
+        if let Some(card) = whole() {
+            return Ok(card);
+        }
+        uevents.wait("the eGPU's nodes", BOUND, |_| whole().is_some())?;
+        whole().context("the eGPU came and went")
+    }
+}
+
+fn write_if_other(path: &Path, text: &str) -> Result<bool> {
+    if fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(false);
+    }
+    fs::write(path, text).with_context(|| path.display().to_string())?;
+    Ok(true)
+}
+
+/// Whether nothing is left of what came before, so that the service can be used as it is.
+fn is_clean(bus: &Bus) -> Result<bool> {
+    if !bus.is_owned()? {
+        return Ok(false);
+    }
+    let idle =
+        |device: &crate::bus::Device| device.state == "present" && device.counts() == (0, 0, 0);
+    Ok(bus.clients()?.is_empty() && bus.devices()?.iter().all(idle))
+}
+
+pub(super) fn synthetic(card: &Card, action: &str) -> Result<()> {
+    let path = format!("/sys{}/uevent", card.devpath(card.primary())?);
+    fs::write(&path, action).with_context(|| path.clone())
+}
+
+fn systemctl(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("systemctl").args(arguments).output().context("systemctl")?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!("systemctl {}: {}\n{}", arguments.join(" "), why.trim(), log());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Scenarios restart it more often than the unit's start limit has it.
+pub(super) fn restart() -> Result<()> {
+    systemctl(&["reset-failed", UNIT, "dmashared.socket"])?;
+    systemctl(&["start", "dmashared.socket"])?;
+    systemctl(&["restart", UNIT])?;
+    Ok(())
+}
+
+pub(super) fn stop() -> Result<()> {
+    systemctl(&["stop", UNIT, "dmashared.socket"]).map(drop)
+}
+
+pub(super) fn broker() -> Result<Process> {
+    let pid: i32 = systemctl(&["show", "-P", "MainPID", UNIT])?.parse()?;
+    if pid == 0 {
+        bail!("{UNIT} does not run");
+    }
+    Ok(Process(pid))
+}
+
+pub(super) fn log() -> String {
+    let output = Command::new("journalctl")
+        .args(["--unit", UNIT, "--boot", "--lines=60", "--no-pager", "--output=short-monotonic"])
+        .output();
+    output.map_or_else(
+        |error| format!("journalctl: {error}"),
+        |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
