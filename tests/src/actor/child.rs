@@ -41,12 +41,16 @@ pub(super) fn serve(name: &str) {
         let stage = Arc::clone(&stage);
         std::thread::spawn(move || {
             let Request { id, task } = request;
-            let result = stage.perform(task, fds).map_err(Refusal::from);
-            let reply = serde_json::to_vec(&Reply { id, result }).unwrap_or_default();
-            // It fails where nobody waits any more.
-            drop(send(io::stdin().as_fd(), &reply, &[]));
+            let result = stage.perform(task, fds, || tell(&Reply::AtIt { id }));
+            tell(&Reply::Ended { id, result: result.map_err(Refusal::from) });
         });
     }
+}
+
+/// It fails where nobody waits any more.
+fn tell(reply: &Reply) {
+    let bytes = serde_json::to_vec(reply).unwrap_or_default();
+    drop(send(io::stdin().as_fd(), &bytes, &[]));
 }
 
 impl Stage {
@@ -54,7 +58,7 @@ impl Stage {
         self.connection.get().context("not connected")
     }
 
-    fn perform(&self, task: Task, fds: Vec<OwnedFd>) -> Result<Done> {
+    fn perform(&self, task: Task, fds: Vec<OwnedFd>, at_it: impl Fn()) -> Result<Done> {
         match task {
             Task::Connect { socket, name } => {
                 let connection = Connection::builder().name(&name).connect_to(socket)?;
@@ -119,6 +123,7 @@ impl Stage {
             }
             Task::Wait { key, bound_ms } => match &*self.objects.get(key)? {
                 Object::Fence(fence) => {
+                    at_it();
                     Ok(Done::Fence(FenceEnd::wait(fence, Duration::from_millis(bound_ms))?))
                 }
                 _ => anyhow::bail!("no imported fence"),
@@ -132,7 +137,7 @@ impl Stage {
                 Ok(Done::Nothing)
             }
             Task::ReadUntilLost { key } => match &*self.objects.get(key)? {
-                Object::Imported(import) => Ok(Done::Read(reader::read_until_lost(import)?)),
+                Object::Imported(import) => Ok(Done::Read(reader::read_until_lost(import, at_it)?)),
                 _ => anyhow::bail!("no imported buffer"),
             },
             Task::Hammer { card, rounds, foreign } => {

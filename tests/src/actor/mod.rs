@@ -4,7 +4,7 @@
 //! as its standard input: a datagram a [`Task`] or a reply, in JSON, file descriptors beside it.
 //! Every task runs on a thread of its own, so that one can wait while another goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -61,13 +61,16 @@ struct Request {
 
 /// What became of it.
 #[derive(Serialize, Deserialize)]
-struct Reply {
-    id: u64,
-    result: Result<Done, Refusal>,
+enum Reply {
+    /// It is at what it is to be at when something happens: it waits, or reads.
+    AtIt { id: u64 },
+    /// It has ended.
+    Ended { id: u64, result: Result<Done, Refusal> },
 }
 
 #[derive(Default)]
 struct Replies {
+    at_it: HashSet<u64>,
     came: HashMap<u64, Result<Done, Refusal>>,
     over: bool,
 }
@@ -247,12 +250,37 @@ impl Running<'_> {
         replies.came.contains_key(&self.id)
     }
 
+    /// Waits until the task is at it: [`Task::Wait`] waits, [`Task::ReadUntilLost`] reads.
+    ///
+    /// # Errors
+    /// It is not in time, or has ended.
+    pub fn at_it(&self, bound: Duration) -> Result<()> {
+        let begun = |replies: &mut Replies| {
+            if replies.at_it.contains(&self.id) {
+                return Some(true);
+            }
+            replies.came.contains_key(&self.id).then_some(false)
+        };
+        if self.until(bound, begun)? {
+            return Ok(());
+        }
+        bail!("{}: it ended before it had begun", self.what)
+    }
+
     fn result(self, bound: Duration) -> Result<Result<Done, Refusal>> {
+        self.until(bound, |replies| replies.came.remove(&self.id))
+    }
+
+    fn until<T>(
+        &self,
+        bound: Duration,
+        mut look: impl FnMut(&mut Replies) -> Option<T>,
+    ) -> Result<T> {
         let end = Instant::now() + bound;
         let mut replies = self.actor.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(result) = replies.came.remove(&self.id) {
-                return Ok(result);
+            if let Some(found) = look(&mut replies) {
+                return Ok(found);
             }
             let left = end.saturating_duration_since(Instant::now());
             if replies.over || left.is_zero() {
@@ -270,7 +298,12 @@ fn collect(socket: BorrowedFd<'_>, to: &Shared) {
     let mut buffer = Buffer::default();
     while let Ok(Received::Datagram(len, _)) = buffer.receive(socket) {
         let Ok(reply) = serde_json::from_slice::<Reply>(buffer.bytes(len)) else { break };
-        to.0.lock().unwrap_or_else(PoisonError::into_inner).came.insert(reply.id, reply.result);
+        let mut replies = to.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match reply {
+            Reply::AtIt { id } => drop(replies.at_it.insert(id)),
+            Reply::Ended { id, result } => drop(replies.came.insert(id, result)),
+        }
+        drop(replies);
         to.1.notify_all();
     }
     to.0.lock().unwrap_or_else(PoisonError::into_inner).over = true;

@@ -26,7 +26,7 @@ pub struct Reading {
 }
 
 /// Reads until the loss is told. A SIGBUS or SIGSEGV ends the process with status 70.
-pub(super) fn read_until_lost(import: &Imported) -> Result<Reading> {
+pub(super) fn read_until_lost(import: &Imported, at_it: impl Fn()) -> Result<Reading> {
     for signal in [Signal::SIGBUS, Signal::SIGSEGV] {
         let action = SigAction::new(SigHandler::Handler(die), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler calls nothing but write(2) and _exit(2), which it may.
@@ -43,7 +43,12 @@ pub(super) fn read_until_lost(import: &Imported) -> Result<Reading> {
         };
         memory.copy_to_slice(0, &mut bytes)?;
         match bracket.end() {
-            Ok(()) => good += 1,
+            Ok(()) => {
+                good += 1;
+                if good == 3 {
+                    at_it();
+                }
+            }
             Err(error) => break error,
         }
     };

@@ -15,8 +15,7 @@ pub(super) fn run(world: &mut World) -> Result<()> {
     ensure!(pair.importer.call(Task::DmaBufs)?.count()? > 0, "the import has no descriptor");
 
     let reading = pair.importer.begin(Task::ReadUntilLost { key: buffer.imported })?;
-    // It reads by the time that another task, begun later, has read it all.
-    pair.importer.call(Task::Count { key: buffer.imported, byte: 0xee })?;
+    reading.at_it(BOUND)?;
     world.unplug(Unplug::Remove)?;
 
     // A signal would have ended the process.

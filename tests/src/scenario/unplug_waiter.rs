@@ -30,7 +30,9 @@ fn waiters_wake(world: &World, how: Unplug) -> Result<()> {
         pair.importer.begin(Task::Wait { key: fence.imported, bound_ms: WAIT_MS })?,
         second.begin(Task::Wait { key: theirs, bound_ms: WAIT_MS })?,
     ];
-    // A task later than theirs is done: they have begun.
+    for waiting in &waiting {
+        waiting.at_it(BOUND)?;
+    }
     let now = pair.importer.call(Task::Status { key: fence.imported })?.fence()?;
     ensure!(now.raw == Some(0), "the guard is not pending before the unplug: {now:?}");
 
