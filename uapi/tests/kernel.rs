@@ -77,6 +77,7 @@ fn neutral() -> std::io::Result<OwnedFd> {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn a_sw_sync_timeline() {
     alone(|| {
         let timeline = or_skip!("sw_sync", Timeline::open());
@@ -106,6 +107,7 @@ fn a_sw_sync_timeline() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn merged_fences() {
     alone(|| {
         let timelines: Vec<_> = (0..12).map(|_| Timeline::open()).collect();
@@ -169,6 +171,7 @@ fn a_neutral_buffer(fd: &OwnedFd, exporter: &str) {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn a_udmabuf() {
     alone(|| {
         let device = or_skip!("udmabuf", udmabuf::Udmabuf::open());
@@ -182,6 +185,7 @@ fn a_udmabuf() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn a_dma_heap() {
     alone(|| {
         let heap = or_skip!("dma-heap", dma_heap::Heap::open(dma_heap::SYSTEM));
@@ -194,6 +198,7 @@ fn a_dma_heap() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn vgem_guards() {
     alone(|| {
         let pool = or_skip!("vgem", GuardPool::open());
@@ -230,6 +235,7 @@ fn vgem_guards() {
 
 /// More fences than a vgem file is used for: the pool goes over to another.
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn a_vgem_file_is_not_used_for_ever() {
     alone(|| {
         let pool = or_skip!("vgem", GuardPool::open());
@@ -253,6 +259,7 @@ fn a_vgem_file_is_not_used_for_ever() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn the_kernel_ends_what_nobody_does() {
     alone(|| {
         let pool = or_skip!("vgem", GuardPool::open());
@@ -269,6 +276,7 @@ fn the_kernel_ends_what_nobody_does() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn implicit_fences() {
     alone(|| {
         let buffer = or_skip!("udmabuf or dma-heap", neutral());
@@ -293,6 +301,7 @@ fn implicit_fences() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn a_fence_put_on_a_buffer() {
     alone(|| {
         let buffer = or_skip!("udmabuf or dma-heap", neutral());
@@ -308,6 +317,7 @@ fn a_fence_put_on_a_buffer() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn drm_nodes() {
     alone(|| {
         let nodes: Vec<_> = [nodes("card"), nodes("renderD")].concat();
@@ -332,6 +342,7 @@ fn drm_nodes() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn dumb_buffers_and_prime() {
     alone(|| {
         let cards = nodes("card");
@@ -389,6 +400,7 @@ fn timeline_node() -> std::io::Result<OwnedFd> {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn binary_syncobjs() {
     alone(|| {
         let drm = Arc::new(or_skip!("syncobj", timeline_node()));
@@ -412,6 +424,7 @@ fn binary_syncobjs() {
 }
 
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn timeline_syncobjs() {
     alone(|| {
         let drm = or_skip!("syncobj", timeline_node());
@@ -527,6 +540,7 @@ fn a_forged_uevent() {
 
 /// A reader that is too slow is told. Many events, for everybody who listens: only where asked for.
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn an_overrun() {
     alone(|| {
         if std::env::var_os("DMASHARE_UEVENT_FLOOD").is_none() {
@@ -550,6 +564,7 @@ fn an_overrun() {
 
 /// The card goes while everything of it is held.
 #[test]
+#[ignore = "needs the kernel's own objects: run in the virtual machine"]
 fn a_card_is_removed() {
     alone(|| {
         let Some(path) = std::env::var_os("DMASHARE_EXPENDABLE_CARD") else {

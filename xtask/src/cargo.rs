@@ -39,6 +39,18 @@ pub const DOCS_FLAGS: &str = "-D warnings";
 /// Unit, property and integration tests.
 pub const UNIT: &[&str] = &["test", "--workspace", "--all-features", "--no-fail-fast"];
 
+/// The tests of the kernel's own objects, which only the virtual machine has; built, not run.
+pub const KERNEL_TESTS: &[&str] = &[
+    "test",
+    "-p",
+    "dmashare-uapi",
+    "--all-features",
+    "--test",
+    "kernel",
+    "--no-run",
+    "--message-format=json-render-diagnostics",
+];
+
 /// The programs of packages, as they are called in the target directory.
 pub const SHIPPED_PROGRAMS: &[&str] = &["dmashared", "dmasharectl"];
 
@@ -59,6 +71,21 @@ pub fn build(arguments: &[&str]) -> Result<()> {
         bail!("cargo {} failed", arguments.join(" "));
     }
     Ok(())
+}
+
+/// Builds a test without running it; where its program is.
+pub fn test_program(arguments: &[&str]) -> Result<PathBuf> {
+    let output =
+        cargo(arguments).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cargo {} failed", arguments.join(" "));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .with_context(|| format!("cargo {} made no program", arguments.join(" ")))
 }
 
 /// Builds everything that runs on simulated devices, into a directory of its own: a daemon with
