@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
@@ -167,10 +167,4 @@ fn perform(instance: &Instance) -> Result<()> {
         bail!("the kernel complained: {}", complaints.join(" / "));
     }
     Ok(())
-}
-
-/// The longest that all of them may take.
-#[must_use]
-pub fn bound(machine: Machine) -> Duration {
-    scenario::instances(machine).iter().map(|instance| instance.scenario.bound).sum()
 }
