@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""test_broker.py DMASHARED: holds a broker (built with the feature `simulate`) against PROTOCOL.md,
-with the independent client. Prints `ok NAME`, or `FAILED NAME: why`; exit status 0 or 1."""
+"""test_broker.py [DMASHARED [NAME...]]: holds a broker (built with the feature `simulate`) against PROTOCOL.md,
+with the independent client. Without an argument the program is $DMASHARED. Prints `ok NAME`, or `FAILED NAME: why`; exit status 0 or 1."""
 
 import ctypes
 import fcntl
@@ -480,7 +480,8 @@ CHECKS = [
 
 
 def main():
-    if len(sys.argv) < 2:
+    binary = sys.argv[1] if sys.argv[1:] else os.environ.get("DMASHARED")
+    if not binary:
         print(__doc__, file=sys.stderr)
         return 2
     failed = 0
@@ -490,7 +491,7 @@ def main():
             continue
         start = time.monotonic()
         try:
-            machine = Machine(sys.argv[1])
+            machine = Machine(binary)
             try:
                 check(machine)
             except BaseException:

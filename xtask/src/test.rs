@@ -152,8 +152,9 @@ fn deny(_: &mut Run) -> Result<Counts> {
     check("deny", &[&["deny", "check", "bans", "licenses", "sources"]], &[])
 }
 
-/// The second implementation of the protocol.
+/// The second implementation of the protocol, against its text and against the real service.
 fn python(_: &mut Run) -> Result<Counts> {
+    let daemon = cargo::build_simulated()?.join("dmashared");
     let dir = paths::root().join("tests/python");
     let mut all = Counts::default();
     let mut scripts: Vec<_> = std::fs::read_dir(&dir)
@@ -164,7 +165,7 @@ fn python(_: &mut Run) -> Result<Counts> {
     scripts.sort();
     for script in scripts {
         let mut command = Command::new("python3");
-        command.arg("-B").arg(&script).current_dir(paths::root());
+        command.arg("-B").arg(&script).env("DMASHARED", &daemon).current_dir(paths::root());
         let mut counts = Counts::default();
         let success = stream(&mut command, |line| counts.add_own(line))?;
         all += counts.with_status(success);
