@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use dmashare_proto::transport::{Buffer, Received, send};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::{Deserialize, Serialize};
@@ -24,11 +23,13 @@ mod events;
 mod hammer;
 mod objects;
 mod reader;
+mod running;
 mod task;
 
 pub use hammer::Tally;
 pub use objects::FenceEnd;
 pub use reader::Reading;
+pub use running::Running;
 pub use task::{Done, Key, Loss, Refusal, Task};
 
 /// As whom an actor runs in the virtual machine.
@@ -84,14 +85,6 @@ pub struct Actor {
     socket: Arc<OwnedFd>,
     next: AtomicU64,
     replies: Shared,
-}
-
-/// A task that is under way.
-#[must_use = "a task whose result nobody takes can fail unseen"]
-pub struct Running<'a> {
-    actor: &'a Actor,
-    id: u64,
-    what: String,
 }
 
 /// The first thing in the `main` of every program of this package: an actor never returns from it.
@@ -218,78 +211,6 @@ impl Drop for Actor {
         // It fails where the process has ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
-    }
-}
-
-impl Running<'_> {
-    /// Waits for the end of the task.
-    ///
-    /// # Errors
-    /// It failed (a [`Refusal`]), or did not end in time.
-    pub fn wait(self, bound: Duration) -> Result<Done> {
-        let what = self.what.clone();
-        self.result(bound)?.map_err(|refusal| anyhow::Error::new(refusal).context(what))
-    }
-
-    /// Waits for the end of a task that is to fail.
-    ///
-    /// # Errors
-    /// It succeeded, or did not end in time.
-    pub fn refused(self, bound: Duration) -> Result<Refusal> {
-        let what = self.what.clone();
-        match self.result(bound)? {
-            Ok(done) => bail!("{what} was to fail, and gave {done:?}"),
-            Err(refusal) => Ok(refusal),
-        }
-    }
-
-    /// Whether it has ended.
-    #[must_use]
-    pub fn has_ended(&self) -> bool {
-        let replies = self.actor.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
-        replies.came.contains_key(&self.id)
-    }
-
-    /// Waits until the task is at it: [`Task::Wait`] waits, [`Task::ReadUntilLost`] reads.
-    ///
-    /// # Errors
-    /// It is not in time, or has ended.
-    pub fn at_it(&self, bound: Duration) -> Result<()> {
-        let begun = |replies: &mut Replies| {
-            if replies.at_it.contains(&self.id) {
-                return Some(true);
-            }
-            replies.came.contains_key(&self.id).then_some(false)
-        };
-        if self.until(bound, begun)? {
-            return Ok(());
-        }
-        bail!("{}: it ended before it had begun", self.what)
-    }
-
-    fn result(self, bound: Duration) -> Result<Result<Done, Refusal>> {
-        self.until(bound, |replies| replies.came.remove(&self.id))
-    }
-
-    fn until<T>(
-        &self,
-        bound: Duration,
-        mut look: impl FnMut(&mut Replies) -> Option<T>,
-    ) -> Result<T> {
-        let end = Instant::now() + bound;
-        let mut replies = self.actor.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(found) = look(&mut replies) {
-                return Ok(found);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if replies.over || left.is_zero() {
-                drop(replies);
-                return Err(anyhow!("{}: {} within {bound:?}", self.what, self.actor.end()));
-            }
-            let more = self.actor.replies.1.wait_timeout(replies, left);
-            replies = more.unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 }
 

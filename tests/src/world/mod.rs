@@ -1,97 +1,27 @@
 //! A machine with GPUs, a broker and a bus, simulated or real.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dmashare::{Connection, DeviceId};
-use dmashare_proto::report::{Step, UnplugReport};
-use serde::{Deserialize, Serialize};
 
 use crate::actor::{Actor, User};
 use crate::bus::{self, Bus};
 use crate::{Card, Process, Role};
 
+mod kind;
 mod simulated;
 mod vm;
+mod wait;
+
+pub use kind::{Backend, Machine, Unplug};
 
 use simulated::Simulated;
 use vm::Vm;
 
 /// How long anything may take that is known to happen: generous, since the machine is slow.
 pub const BOUND: Duration = Duration::from_secs(60);
-
-/// Which machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Machine {
-    /// Files, memfds and eventfds; runs anywhere, as any user.
-    Simulated,
-    /// A real kernel: the virtual machine of `cargo xtask vm`, as root.
-    Vm,
-}
-
-/// What the broker makes guard fences of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Backend {
-    /// Eventfds.
-    Simulated,
-    /// sw_sync.
-    SwSync,
-    /// vgem.
-    Vgem,
-}
-
-impl Backend {
-    /// The name on D-Bus and in the names of scenarios.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Simulated => "simulated",
-            Self::SwSync => "sw_sync",
-            Self::Vgem => "vgem",
-        }
-    }
-
-    /// The machine that has it.
-    #[must_use]
-    pub const fn machine(self) -> Machine {
-        match self {
-            Self::Simulated => Machine::Simulated,
-            Self::SwSync | Self::Vgem => Machine::Vm,
-        }
-    }
-}
-
-impl fmt::Display for Machine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Simulated => "simulated",
-            Self::Vm => "vm",
-        })
-    }
-}
-
-impl FromStr for Machine {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "simulated" => Ok(Self::Simulated),
-            "vm" => Ok(Self::Vm),
-            _ => Err("one of simulated, vm".to_owned()),
-        }
-    }
-}
-
-/// A way to lose the eGPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unplug {
-    /// `remove` in sysfs; simulated: its events and its absence. It can be plugged in again.
-    Remove,
-    /// A PCIe hot-unplug by QEMU's monitor: once in the life of a virtual machine.
-    HotUnplug,
-}
 
 enum Inner {
     Simulated(Simulated),
@@ -254,48 +184,6 @@ impl World {
         let mut devices = self.bus.devices()?;
         devices.retain(|device| is_of(device, card));
         devices.pop().with_context(|| format!("the broker has no device for {card:?}"))
-    }
-
-    /// Waits until a device of the broker's is as wanted; `None` is one that is gone.
-    ///
-    /// # Errors
-    /// It is not in time.
-    pub fn wait_device(
-        &self,
-        id: DeviceId,
-        what: &str,
-        is: impl Fn(Option<&bus::Device>) -> bool,
-    ) -> Result<()> {
-        self.bus.until(what, BOUND, |bus| Ok(is(bus.device(id)?.as_ref()).then_some(())))
-    }
-
-    /// Waits until a device has these numbers of buffers, imports and fences.
-    ///
-    /// # Errors
-    /// It has not in time.
-    pub fn wait_counts(&self, id: DeviceId, counts: (u32, u32, u32)) -> Result<()> {
-        self.wait_device(id, &format!("(buffers, imports, fences) = {counts:?}"), |device| {
-            device.is_some_and(|device| device.counts() == counts)
-        })
-    }
-
-    /// Waits until nothing of a device is left: its object is gone.
-    ///
-    /// # Errors
-    /// It is still there after the bound.
-    pub fn wait_gone(&self, id: DeviceId) -> Result<()> {
-        self.wait_device(id, &format!("device {id} is gone"), |device| device.is_none())
-    }
-
-    /// The report of a device's unplug, once it has a step.
-    ///
-    /// # Errors
-    /// It has it not in time.
-    pub fn report_with(&self, id: DeviceId, step: Step) -> Result<UnplugReport> {
-        let what = format!("a report on device {id} with the step {:?}", step.name());
-        self.bus.until(&what, BOUND, |bus| {
-            Ok(bus.report(id).ok().filter(|report| report.at(step).is_some()))
-        })
     }
 
     /// Takes the eGPU away, and returns when the kernel has finished with it.
