@@ -48,10 +48,14 @@ pub(super) fn run(world: &mut World) -> Result<()> {
         ensure!(tally.lost == 0, "the device was lost too early: {tally:?}");
         add(&tally);
     }
+    let own = u32::try_from(actors.len())?;
+    world.wait_device(device, "all but a buffer of each is given back", |device| {
+        device.is_some_and(|device| (device.buffers, device.imports) == (own, 0))
+    })?;
     let begun = hammer(None)?;
     // They are at it when there is a good deal to be swept.
     world.wait_device(device, "the race has begun", |device| {
-        device.is_some_and(|device| device.buffers > 8 * actors.len() as u32)
+        device.is_some_and(|device| device.buffers > 8 * own)
     })?;
     world.unplug(Unplug::Remove)?;
     for begun in begun {
