@@ -48,6 +48,8 @@ impl Shell {
             Effect::ForgetDevice(device) => {
                 tracing::info!(device = device.0, "a lost device is gone: nothing of it is left");
                 self.reactor.send(Command::ForgetDevice(device));
+                // Who sees the object go finds the whole story in the reports.
+                self.flush_to_bus();
             }
             Effect::Publish { slot, device, word } => self.state_page.publish(slot, device, word),
             Effect::ScanImplicit(device, buffers) => self.scan_implicit(device, buffers),
