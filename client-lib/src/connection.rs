@@ -122,6 +122,9 @@ impl Connection {
     /// Makes a buffer known to the broker: `node` is an open DRM node of the device that made it,
     /// `planes` a dma-buf for each plane of `layout`. All fds stay the caller's.
     ///
+    /// Pass a render node where there is one: a primary node that is DRM master stays so until the
+    /// broker has closed its copy, which may be after the caller has closed its own.
+    ///
     /// # Errors
     /// The broker refused: the device is lost, the layout impossible, a quota used up.
     pub fn export(
