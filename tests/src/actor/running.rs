@@ -44,7 +44,7 @@ impl Running<'_> {
         replies.came.contains_key(&self.id)
     }
 
-    /// Waits until the task is at it: [`Task::Wait`] waits, [`Task::ReadUntilLost`] reads.
+    /// Waits until the task is at it: a `Wait` waits, a `ReadUntilLost` reads.
     ///
     /// # Errors
     /// It is not in time, or has ended.
