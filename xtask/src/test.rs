@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 
 use crate::counts::{Counts, Lines};
@@ -181,7 +181,7 @@ fn simulated(_: &mut Run) -> Result<Counts> {
     let programs = cargo::build_simulated()?;
     let runner = programs.join("dmashare-scenarios");
     if !runner.exists() {
-        return Ok(skip("there is no dmashare-scenarios"));
+        bail!("the build made no dmashare-scenarios");
     }
     let mut command = Command::new(runner);
     command.args(["run", "--machine", "simulated"]).current_dir(paths::root());
@@ -204,7 +204,7 @@ fn virtual_machine(context: &mut Run) -> Result<Counts> {
         built.context("the virtual machine's image could not be built")?;
     }
     if !stage::dir()?.join("bin/dmashare-scenarios").exists() {
-        return Ok(skip("there is no dmashare-scenarios"));
+        bail!("the build made no dmashare-scenarios");
     }
     let machine = vm::Vm::boot(None, &progress)?;
     // The wrappers on the kernel's own objects first: nothing else works where they do not. But for
