@@ -343,7 +343,7 @@ def wrong_descriptors_are_refused_and_closed(machine):
     pipe = os.pipe()
     other = os.memfd_create("other")
     path = os.open(machine.dir / "log", os.O_PATH)
-    before = machine.open_fds()
+    _witness, before = settled(machine)
     for wrong in (*pipe, other, path, node):
         refused(200, client.request, "Export", {"layout": LAYOUT}, [node, wrong])
         body = {"policy": "Auto", "deadline_ms": 0}
@@ -356,7 +356,8 @@ def wrong_descriptors_are_refused_and_closed(machine):
     for count in (0, 1, 6, 8, 9, 253):
         refused(104, client.request, "Export", {"layout": LAYOUT}, [node] * count)
     refused(104, client.request, "ListDevices", None, [node])
-    assert machine.open_fds() == before
+    # What was refused is closed by a thread of its connection, not before the answer.
+    wait_for(lambda: machine.open_fds() <= before, "descriptors leak")
 
 
 def bad_datagrams_are_answered_as_the_table_says(machine):
@@ -455,7 +456,7 @@ def settled(machine):
 
 
 def wait_for(condition, why):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 50
     while not condition():
         assert time.monotonic() < deadline, why
         select.select([], [], [], 0.01)
