@@ -402,7 +402,7 @@ impl Cause {
         }
     }
 
-    /// The name on D-Bus and in tables.
+    /// The name on D-Bus, in JSON and in tables.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -414,6 +414,15 @@ impl Cause {
             Self::TimedOut => "timed-out",
             Self::Rehearsed => "rehearsed",
         }
+    }
+
+    /// Why a device was lost, by its name. None for what only a fence can end by, and for names that
+    /// this version does not know.
+    #[must_use]
+    pub fn of_loss(name: &str) -> Option<Self> {
+        [Self::Unplugged, Self::Vanished, Self::Wedged, Self::Ejected, Self::Rehearsed]
+            .into_iter()
+            .find(|cause| cause.name() == name)
     }
 }
 

@@ -95,7 +95,8 @@ pub struct UnplugReport {
     pub name: String,
     /// Its driver.
     pub driver: String,
-    /// Why it was lost.
+    /// Why it was lost; its name in JSON.
+    #[serde(with = "cause")]
     pub cause: Cause,
     /// CLOCK_REALTIME of the kernel's event, in seconds.
     pub wall_clock_s: u64,
@@ -130,5 +131,80 @@ impl UnplugReport {
     #[must_use]
     pub fn micros(&self, step: Step) -> Option<u64> {
         Some(self.at(step)?.saturating_sub(self.at(Step::Uevent)?) / 1000)
+    }
+}
+
+/// A cause as its name: on the wire it is a number.
+mod cause {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+
+    use crate::message::Cause;
+
+    pub(super) fn serialize<S: Serializer>(cause: &Cause, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(cause.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Cause, D::Error> {
+        let name = String::deserialize(from)?;
+        Cause::of_loss(&name)
+            .ok_or_else(|| D::Error::custom(format_args!("no device is lost by {name:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json, to_value};
+
+    use super::*;
+
+    fn lost_by(cause: Cause) -> UnplugReport {
+        UnplugReport {
+            device: DeviceId(2),
+            name: "0000:01:00.0".to_owned(),
+            driver: "virtio_gpu".to_owned(),
+            cause,
+            wall_clock_s: 7,
+            marks: vec![Mark { step: Step::GateClosed, at_ns: 9 }],
+            guards: 0,
+            passed: 0,
+            buffers: 0,
+            imports: 0,
+            told: 0,
+            awaited: 0,
+            implicit: Vec::new(),
+            overdue: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn words_in_json_are_in_kebab_case() {
+        for (cause, word) in [
+            (Cause::Unplugged, "unplugged"),
+            (Cause::Vanished, "vanished"),
+            (Cause::Wedged, "wedged"),
+            (Cause::Ejected, "ejected"),
+            (Cause::Rehearsed, "rehearsed"),
+        ] {
+            let json = to_value(lost_by(cause)).unwrap();
+            assert_eq!(json["cause"], word);
+            assert_eq!(json["marks"], json!([{ "step": "gate-closed", "at_ns": 9 }]));
+            assert_eq!(from_value::<UnplugReport>(json).unwrap(), lost_by(cause));
+        }
+        for (cause, word) in
+            [(Cause::Exporter(5), "exporter-error"), (Cause::TimedOut, "timed-out")]
+        {
+            let json = to_value(lost_by(cause)).unwrap();
+            assert_eq!(json["cause"], word);
+            assert!(from_value::<UnplugReport>(json).is_err(), "only a fence ends by it");
+        }
+    }
+
+    #[test]
+    fn a_cause_that_is_not_known_is_an_error() {
+        let mut json = to_value(lost_by(Cause::Unplugged)).unwrap();
+        json["cause"] = json!("Unplugged");
+        let error = from_value::<UnplugReport>(json).unwrap_err().to_string();
+        assert!(error.contains("\"Unplugged\""), "{error}");
     }
 }
