@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorCode, WireError};
 use crate::ids::{DeviceId, ObjectId, Token};
+use crate::limits::MAX_NAME;
 use crate::state_page::{DeviceState, Word};
 
 macro_rules! messages {
@@ -456,10 +457,10 @@ impl From<WireError> for Reply {
 /// # Errors
 /// [`ErrorCode::BAD_VALUE`] if the name is too long or has control characters.
 pub fn check_name(name: &str) -> Result<(), WireError> {
-    if name.len() > crate::limits::MAX_NAME || name.chars().any(char::is_control) {
+    if name.len() > MAX_NAME || name.chars().any(char::is_control) {
         return Err(WireError::new(
             ErrorCode::BAD_VALUE,
-            "a client's name has at most 64 bytes and no control characters",
+            format!("a client's name has at most {MAX_NAME} bytes and no control characters"),
         ));
     }
     Ok(())

@@ -63,6 +63,12 @@ def tables_have_the_same_numbers():
     }
 
 
+def limits_are_the_tables():
+    rows = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|$", PROTOCOL.read_text(), re.M))
+    assert dmashare.MAX_MESSAGE == int(rows["datagram, bytes"])
+    assert dmashare.MAX_FDS == int(rows["fds beside a datagram"])
+
+
 def numbers_at_their_bounds():
     for kind, values in (
         (dmashare.U16, (0, 127, 128, 0xFFFF)),
@@ -184,7 +190,12 @@ def main():
         (f"example {name}", lambda data=data, said=said: check_example(data, said))
         for name, data, said in examples()
     ]
-    for check in (every_message_has_an_example, tables_have_the_same_numbers, numbers_at_their_bounds):
+    for check in (
+        every_message_has_an_example,
+        tables_have_the_same_numbers,
+        limits_are_the_tables,
+        numbers_at_their_bounds,
+    ):
         checks.append((check.__name__.replace("_", " "), check))
     for name, check in list(globals().items()):
         if name.startswith("stub_"):

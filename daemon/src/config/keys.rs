@@ -11,14 +11,14 @@ use tracing_subscriber::EnvFilter;
 use super::value::{self, Wrong};
 use super::{Backend, Config, ConfigError, DeviceMatch, DeviceOverride, Overdue};
 
-type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>;
+pub(super) type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>;
 
 /// The most of anything that is counted: beyond it a limit would be none.
 const MANY: u32 = 1 << 20;
 /// A day: beyond it a deadline would be none.
 const LONG_MS: u32 = 24 * 60 * 60 * 1000;
 
-const SECTIONS: &[(&str, &[(&str, Set)])] = &[
+pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
     (
         "broker",
         &[
