@@ -5,6 +5,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 mod cargo;
 mod counts;
 mod demo;
+mod deny;
 mod paths;
 mod progress;
 mod setup;

@@ -13,7 +13,7 @@ use clap::Args;
 use crate::counts::{Counts, Lines};
 use crate::progress::Progress;
 use crate::vm::{self, image, stage};
-use crate::{cargo, paths, setup};
+use crate::{cargo, deny, paths, setup};
 
 /// What the test command can be told.
 #[derive(Args)]
@@ -32,6 +32,7 @@ pub struct TestArgs {
 /// What tiers share.
 struct Run {
     no_vm: bool,
+    no_install: bool,
     /// The image, under way in the background while the other tiers run.
     image: Option<JoinHandle<Result<()>>>,
 }
@@ -60,7 +61,7 @@ pub fn run(args: &TestArgs) -> Result<i32> {
     setup::ensure(&needs, setup::Missing::from_flag(args.no_install))?;
 
     let image = if with_vm { image_in_background()? } else { None };
-    let mut context = Run { no_vm: args.no_vm, image };
+    let mut context = Run { no_vm: args.no_vm, no_install: args.no_install, image };
     let mut all = Counts::default();
     let mut failed = Vec::new();
     for (name, tier) in TIERS {
@@ -145,11 +146,20 @@ fn unit(_: &mut Run) -> Result<Counts> {
     libtest(&mut cargo::cargo(cargo::UNIT))
 }
 
-fn deny(_: &mut Run) -> Result<Counts> {
-    if !has("deny")? {
-        return Ok(skip("cargo-deny is not installed (cargo install --locked cargo-deny)"));
-    }
-    check("deny", &[&["deny", "check", "bans", "licenses", "sources"]], &[])
+fn deny(run: &mut Run) -> Result<Counts> {
+    let Some(program) = deny::program(!run.no_install)? else {
+        return Ok(skip("cargo-deny is not installed, and could not be or was not to be"));
+    };
+    println!("cargo deny {}", deny::CHECK.join(" "));
+    let status = Command::new(program)
+        .arg("deny")
+        .args(deny::CHECK)
+        .arg("--hide-inclusion-graph")
+        .current_dir(paths::root())
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot start cargo-deny")?;
+    Ok(Counts::one(status.success()))
 }
 
 /// The second implementation of the protocol, against its text and against the real service.
