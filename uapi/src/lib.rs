@@ -7,7 +7,7 @@
 //! | [`dma_buf`], [`udmabuf`], [`dma_heap`] | buffers, and where ones that belong to no GPU come from |
 //! | [`sync_file`], [`sw_sync`], [`vgem`], [`syncobj`] | fences, and the three ways to make one |
 //! | [`drm_node`], [`dumb`], [`gem`] | GPUs, as far as the broker needs one |
-//! | [`uevent`] | what the kernel says about devices that come and go |
+//! | [`uevent`], [`wedged`] | what the kernel says about devices that come and go, and that hang |
 //! | [`mapping`], [`memfd`], [`futex`] | memory that is taken back, or shared for reading |
 //! | [`pidfd`] | who is at the other end of a socket |
 //! | [`sim`] (feature `simulate`) | stand-ins for machines without any of these |
@@ -46,3 +46,4 @@ pub mod syncobj;
 pub mod udmabuf;
 pub mod uevent;
 pub mod vgem;
+pub mod wedged;
