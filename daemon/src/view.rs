@@ -31,6 +31,8 @@ pub struct DeviceView {
     pub implicit_fences: u32,
     /// Why it was lost.
     pub cause: Option<Cause>,
+    /// What its driver last named as recovery from a hang; empty until then.
+    pub wedged: String,
     /// The unplug report as JSON, empty while it is present.
     pub report: String,
 }
@@ -82,6 +84,17 @@ pub enum BusUpdate {
         at_ns: u64,
         /// What it had.
         had: Counts,
+    },
+    /// A device is wedged (its view comes first).
+    Wedged {
+        /// The device.
+        device: DeviceId,
+        /// What its driver names as recovery.
+        recovery: String,
+        /// Who is blamed, or empty.
+        task: String,
+        /// Fences that ended by it.
+        fences: u32,
     },
     /// Somebody asks the users of a device to let go of it; it is still there.
     RemovalRequested {

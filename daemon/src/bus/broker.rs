@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use dmashare_proto::ObjectId;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use zbus::fdo::ConnectionCredentials;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
@@ -14,13 +15,13 @@ use zbus::{Connection, DBusError, interface};
 
 use super::changes::{Changes, changes};
 use super::served::ask_bus;
-use super::{BusFacts, ConnectRequest};
+use super::{Asks, BusFacts, CauseRequest, ConnectRequest};
 
 /// The broker on the bus.
 #[derive(Clone)]
 pub(super) struct Broker {
     pub(super) facts: Arc<BusFacts>,
-    pub(super) connects: mpsc::UnboundedSender<ConnectRequest>,
+    pub(super) asks: Asks,
     pub(super) clients: u32,
     pub(super) devices: Vec<OwnedObjectPath>,
     pub(super) reports: String,
@@ -37,6 +38,8 @@ pub(super) enum BusError {
     CallerUnknown(String),
     /// The kernel refused.
     Failed(String),
+    /// No cause is kept for that object, or not for the caller.
+    UnknownObject(String),
     /// The broker takes no more clients because it stops.
     Stopping(String),
 }
@@ -79,7 +82,6 @@ impl Broker {
         #[zbus(connection)] bus: &Connection,
     ) -> Result<zvariant::OwnedFd, BusError> {
         let caller = credentials(bus, &header).await?;
-        let unknown = |what| BusError::CallerUnknown(format!("the bus does not tell your {what}"));
         let uid = caller.unix_user_id().ok_or_else(|| unknown("user"))?;
         let pid = caller
             .process_id()
@@ -101,10 +103,31 @@ impl Broker {
                 .map_err(|errno| failed(errno.into()))?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
         let request = ConnectRequest { socket: ours, pid, uid, gid, pidfd };
-        self.connects
-            .send(request)
-            .map_err(|_| BusError::Stopping("the broker is stopping".to_owned()))?;
+        self.asks.connects.send(request).map_err(|_| stopping())?;
         Ok(theirs.into())
+    }
+
+    /// Why a fence, an import or a timeline's point of the caller's ended.
+    #[zbus(out_args("cause", "errno", "at_ns"))]
+    async fn get_cause(
+        &self,
+        object: u64,
+        point: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(String, i32, u64), BusError> {
+        let caller = credentials(bus, &header).await?;
+        let uid = caller.unix_user_id().ok_or_else(|| unknown("user"))?;
+        let (answer, answered) = oneshot::channel();
+        let request = CauseRequest { object: ObjectId(object), point, uid, answer };
+        self.asks.causes.send(request).map_err(|_| stopping())?;
+        match answered.await.map_err(|_| stopping())? {
+            Some(ended) => Ok((ended.cause.name().to_owned(), ended.cause.errno(), ended.at_ns)),
+            None => Err(BusError::UnknownObject(format!(
+                "no cause is kept for {object} (point {point}) of user {uid}: it has not failed, \
+                 failed too long ago, or is another user's"
+            ))),
+        }
     }
 
     /// All kept unplug reports as a JSON array, newest last.
@@ -123,6 +146,14 @@ impl Broker {
     fn probe(&self) -> String {
         self.facts.probe_json.clone()
     }
+}
+
+fn unknown(what: &str) -> BusError {
+    BusError::CallerUnknown(format!("the bus does not tell your {what}"))
+}
+
+fn stopping() -> BusError {
+    BusError::Stopping("the broker is stopping".to_owned())
 }
 
 /// Who sent a message, as the bus's daemon learnt from the kernel when they connected to it.

@@ -22,6 +22,7 @@ pub(super) fn changed(old: &Device, new: &Device) -> Changes {
         "Timelines": timelines,
         "ImplicitFences": implicit_fences,
         "Cause": cause,
+        "Wedged": wedged,
         "Report": report,
     })
 }
@@ -103,6 +104,12 @@ impl Device {
         self.0.cause.map_or("", |cause| cause.name()).to_owned()
     }
 
+    // The signal is `Wedged` too.
+    #[zbus(property, name = "Wedged")]
+    fn wedged(&self) -> String {
+        self.0.wedged.clone()
+    }
+
     #[zbus(property)]
     fn report(&self) -> String {
         self.0.report.clone()
@@ -116,6 +123,15 @@ impl Device {
         at_ns: u64,
         buffers: u32,
         imports: u32,
+        fences: u32,
+    ) -> zbus::Result<()>;
+
+    /// Its driver says that it hangs; it is still there. The property has changed before.
+    #[zbus(signal, name = "Wedged")]
+    pub(super) async fn is_wedged(
+        emitter: &SignalEmitter<'_>,
+        recovery: &str,
+        task: &str,
         fences: u32,
     ) -> zbus::Result<()>;
 

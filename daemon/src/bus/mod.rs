@@ -7,9 +7,11 @@
 
 use std::os::fd::OwnedFd;
 
-use tokio::sync::{mpsc, watch};
+use dmashare_proto::ObjectId;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::core::Ended;
 use crate::view::BusUpdate;
 
 mod address;
@@ -57,6 +59,28 @@ pub struct ConnectRequest {
     pub pidfd: Option<OwnedFd>,
 }
 
+/// Somebody asked over the bus why something ended.
+#[derive(Debug)]
+pub struct CauseRequest {
+    /// A fence or an import, or a timeline.
+    pub object: ObjectId,
+    /// The timeline's point, else 0.
+    pub point: u64,
+    /// The caller's user.
+    pub uid: u32,
+    /// For the answer; `None` where that user has no such object, or it has not failed.
+    pub answer: oneshot::Sender<Option<Ended>>,
+}
+
+/// Where calls go that the face cannot answer by itself.
+#[derive(Clone, Debug)]
+pub struct Asks {
+    /// `Connect()`.
+    pub connects: mpsc::UnboundedSender<ConnectRequest>,
+    /// `GetCause()`.
+    pub causes: mpsc::UnboundedSender<CauseRequest>,
+}
+
 /// The running face.
 #[derive(Debug)]
 pub struct Bus {
@@ -81,11 +105,11 @@ enum Status {
 pub fn start(
     address: BusAddress,
     updates: mpsc::UnboundedReceiver<BusUpdate>,
-    connects: mpsc::UnboundedSender<ConnectRequest>,
+    asks: Asks,
     facts: BusFacts,
 ) -> Bus {
     let (tell, status) = watch::channel(Status::Trying);
-    let task = tokio::spawn(task::Task::new(address, updates, connects, facts, tell).run());
+    let task = tokio::spawn(task::Task::new(address, updates, asks, facts, tell).run());
     Bus { task, status }
 }
 

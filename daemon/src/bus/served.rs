@@ -77,6 +77,10 @@ impl Served {
                 let counts = (had.buffers, had.imports, had.fences);
                 Device::lost(emitter, cause.name(), at_ns, counts.0, counts.1, counts.2).await
             }
+            BusUpdate::Wedged { device, recovery, task, fences } => match self.emitter(device) {
+                Some(emitter) => Device::is_wedged(emitter, &recovery, &task, fences).await,
+                None => Ok(()),
+            },
             BusUpdate::RemovalRequested { device, why } => match self.emitter(device) {
                 Some(emitter) => Device::removal_requested(emitter, &why).await,
                 None => Ok(()),

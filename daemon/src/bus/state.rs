@@ -36,7 +36,9 @@ impl State {
                 self.clients.remove(id);
             }
             BusUpdate::Reports(reports) => self.reports.clone_from(reports),
-            BusUpdate::Lost { .. } | BusUpdate::RemovalRequested { .. } => {}
+            BusUpdate::Lost { .. }
+            | BusUpdate::Wedged { .. }
+            | BusUpdate::RemovalRequested { .. } => {}
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>;
 const MANY: u32 = 1 << 20;
 /// A day: beyond it a deadline would be none.
 const LONG_MS: u32 = 24 * 60 * 60 * 1000;
+/// An hour: beyond it nobody looks.
+const LIVENESS_MS: u32 = 60 * 60 * 1000;
 
 pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
     (
@@ -69,6 +71,10 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
                 value::number(v, 1, MANY).map(|n| to.limits.pending_fences_per_uid = n)
             }),
         ],
+    ),
+    (
+        "devices",
+        &[("liveness_ms", |to, v| value::millis(v, 0, LIVENESS_MS).map(|time| to.liveness = time))],
     ),
     ("log", &[("level", |to, v| log_level(v).map(|level| to.log.level = level))]),
 ];

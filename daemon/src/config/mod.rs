@@ -18,7 +18,7 @@ pub use error::ConfigError;
 pub use files::Paths;
 
 /// What the service runs with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[broker]`
     pub broker: Broker,
@@ -28,6 +28,9 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`
     pub log: Log,
+    /// `devices.liveness_ms`: how often a device is looked at while a fence of it is stuck; zero: only
+    /// after a deadline.
+    pub liveness: Duration,
     /// `[[device]]`, in the order in which they were read: the last one that matches wins.
     pub devices: Vec<DeviceOverride>,
 }
@@ -127,6 +130,19 @@ impl Backend {
             Self::SwSync => "sw_sync",
             Self::Vgem => "vgem",
             Self::None => "none",
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            broker: Broker::default(),
+            fence: Fence::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+            liveness: Duration::from_secs(1),
+            devices: Vec::new(),
         }
     }
 }

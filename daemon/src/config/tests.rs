@@ -111,7 +111,10 @@ fn mistakes_are_told_with_file_line_and_key() {
             "[broker]\nsokcet = \"/x\"\n",
             "2: broker.sokcet: no such key; there is socket, state_dir",
         ),
-        ("[brokr]\n", "1: brokr: no such section; there is broker, fence, limits, log, device"),
+        (
+            "[brokr]\n",
+            "1: brokr: no such section; there is broker, fence, limits, devices, log, device",
+        ),
         ("\nbroker = 3\n", "2: broker: is to be a section, [broker]"),
         ("[broker]\nsocket = 3\n", "2: broker.socket: is to be a string, not an integer"),
         ("[broker]\nsocket = \"run/x\"\n", "2: broker.socket: is to be an absolute path"),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use dmashare_proto::message::{GuardKind, Imported, Layout, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
-use super::{Broker, CheckedPlane, Effect, Effects, Handles, Outgoing, Owned, layout, lost_error};
+use super::{Broker, CheckedPlane, Effect, Effects, Handles, Outgoing, Owned, layout};
 use crate::devices::NodeId;
 use crate::gate::{DeviceRef, Gate, Kind};
 
@@ -52,7 +52,8 @@ impl<H: Handles> Broker<H> {
                 .about(device.0)
             })?;
         }
-        let reference = Gate::acquire(&known.gate, Kind::Buffer).map_err(|_| lost_error(device))?;
+        let reference =
+            Gate::acquire(&known.gate, Kind::Buffer).map_err(|_| self.lost_error(device))?;
         let id = self.ids.object();
         self.buffers.insert(
             id,
@@ -112,7 +113,7 @@ impl<H: Handles> Broker<H> {
         let device = buffer.device;
         let at = self.at(device)?;
         let reference = Gate::acquire(&self.devices[&device].gate, Kind::Import)
-            .map_err(|_| lost_error(device))?;
+            .map_err(|_| self.lost_error(device))?;
         let import = self.ids.object();
         let inodes = buffer.planes.iter().map(|plane| plane.inode).collect();
         let imported = Imported {

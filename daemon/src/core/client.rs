@@ -123,10 +123,10 @@ impl<H: Handles> Broker<H> {
         match what {
             Owned::Buffer => self.exporter_lets_go(object),
             Owned::Import => self.drop_import(object),
-            Owned::Fence => self.drop_fence_handle(client, object),
+            Owned::Fence => self.drop_fence_handle(client, object, object),
             Owned::FenceImport => {
                 if let Some(fence) = self.fence_imports.remove(&object) {
-                    self.drop_fence_handle(client, fence);
+                    self.drop_fence_handle(client, object, fence);
                 }
             }
             Owned::Lost(_) => {}

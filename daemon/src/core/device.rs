@@ -8,7 +8,7 @@ use dmashare_proto::report::Step;
 use dmashare_proto::state_page::{DeviceState, SLOTS, Word};
 use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};
 
-use super::{Broker, Effect, Effects, Handles, lost_error};
+use super::{Broker, Effect, Effects, Handles};
 use crate::devices::{DeviceDesc, NodeId};
 use crate::gate::Gate;
 
@@ -21,6 +21,8 @@ pub(super) struct Device {
     pub generation: u32,
     /// Set when the loss was handled here; the gate is closed before.
     pub lost: Option<Cause>,
+    /// What its driver last named as recovery from a hang; empty until then.
+    pub wedged: String,
     pub buffers: HashSet<ObjectId>,
     pub imports: HashSet<ObjectId>,
     pub fences: HashSet<ObjectId>,
@@ -105,6 +107,7 @@ impl<H: Handles> Broker<H> {
                     slot,
                     generation,
                     lost: None,
+                    wedged: String::new(),
                     buffers: HashSet::new(),
                     imports: HashSet::new(),
                     fences: HashSet::new(),
@@ -157,7 +160,7 @@ impl<H: Handles> Broker<H> {
             return Ok(device);
         }
         if let Some(&device) = self.lost_nodes.get(&node) {
-            return Err(lost_error(device));
+            return Err(self.lost_error(device));
         }
         Err(WireError::new(
             ErrorCode::UNKNOWN_DEVICE,
@@ -170,7 +173,7 @@ impl<H: Handles> Broker<H> {
     pub(super) fn at(&self, id: DeviceId) -> Result<DeviceAt, WireError> {
         match self.devices.get(&id) {
             Some(device) if !device.gate.is_lost() => Ok(device.at(id)),
-            _ => Err(lost_error(id)),
+            _ => Err(self.lost_error(id)),
         }
     }
 

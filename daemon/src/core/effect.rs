@@ -198,6 +198,19 @@ pub enum Effect<H: Handles> {
         /// What it had.
         had: Counts,
     },
+    /// Tell the bus that a device is wedged.
+    TellWedged {
+        /// The device as it is now.
+        view: Box<DeviceView>,
+        /// What its driver names as recovery.
+        recovery: String,
+        /// Who is blamed, or empty.
+        task: String,
+        /// Whether the event was asked for by writing to sysfs.
+        injected: bool,
+        /// Fences that ended by it.
+        fences: u32,
+    },
     /// Tell the bus that somebody wants a device to be let go of.
     TellRemovalRequested(DeviceId, String),
     /// Reserve ids up to this one (exclusive) before the next message goes out.

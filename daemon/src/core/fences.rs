@@ -5,9 +5,7 @@ use dmashare_proto::message::{
 };
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
-use super::{
-    Broker, CheckedFence, Effect, Effects, FencePlan, Handles, Outgoing, Owned, lost_error,
-};
+use super::{Broker, CheckedFence, Effect, Effects, FencePlan, Handles, Outgoing, Owned};
 use crate::devices::NodeId;
 use crate::gate::{DeviceRef, Gate, Kind};
 
@@ -17,8 +15,8 @@ use crate::gate::{DeviceRef, Gate, Kind};
 pub(super) struct Fence<F> {
     pub at: DeviceAt,
     pub guard: GuardKind,
-    /// Whose the handles are: the exporter's and the importers', an entry each.
-    pub handles: Vec<ClientId>,
+    /// The handles and whose they are: the exporter's, which is the fence's own id, and the importers'.
+    pub handles: Vec<(ClientId, ObjectId)>,
     pub state: FenceState,
     /// While it is pending.
     pub pending: Option<Pending<F>>,
@@ -90,8 +88,9 @@ impl<H: Handles> Broker<H> {
             return Err(WireError::new(
                 ErrorCode::BAD_VALUE,
                 format!(
-                    "a fence's deadline is at most {} ms (fence.max_deadline_ms)",
-                    self.limits.max_deadline_ns / 1_000_000
+                    "a fence's deadline is at most {} ms here: {}",
+                    self.limits.max_deadline_ns / 1_000_000,
+                    self.limits.max_deadline_by
                 ),
             ));
         }
@@ -101,9 +100,10 @@ impl<H: Handles> Broker<H> {
                 let state = ended(result, now_ns);
                 let fence = self.ids.object();
                 let guard = if plan.guard { self.backend } else { GuardKind::Source };
-                let handles = vec![client];
+                let handles = vec![(client, fence)];
                 self.fences.insert(fence, Fence { at, guard, handles, state, pending: None });
                 self.note(client, fence, Owned::Fence);
+                self.note_failed(fence, self.uid_of(client), state);
                 return Ok(Reply::FenceShared(FenceShared { fence, at, guard }));
             }
             CheckedFence::Passed(_) if plan.guard => {
@@ -116,12 +116,12 @@ impl<H: Handles> Broker<H> {
             }
         };
         let reference = Gate::acquire(&self.devices[&device].gate, Kind::Fence)
-            .map_err(|_| lost_error(device))?;
+            .map_err(|_| self.lost_error(device))?;
         let fence = self.ids.object();
         let uid = self.uid_of(client);
         let pending = Some(Pending { fd, uid, _reference: reference });
         *self.pending_by_uid.entry(uid).or_default() += 1;
-        let (handles, state) = (vec![client], FenceState::Pending);
+        let (handles, state) = (vec![(client, fence)], FenceState::Pending);
         self.fences.insert(fence, Fence { at, guard, handles, state, pending });
         self.note(client, fence, Owned::Fence);
         self.touch(device, |device| device.fences.insert(fence));
@@ -172,16 +172,18 @@ impl<H: Handles> Broker<H> {
         let device = fence.at.device;
         if fence.pending.is_some() && self.devices.get(&device).is_none_or(|it| it.gate.is_lost()) {
             // The reactor has ended the guard, and its notice is on the way here.
-            return Err(lost_error(device));
+            return Err(self.lost_error(device));
         }
-        fence.handles.push(client);
         let handle = self.ids.object();
+        fence.handles.push((client, handle));
+        let state = fence.state;
         let imported =
             FenceImported { fence: handle, at: fence.at, guard: fence.guard, state: fence.state };
         let fds = fence.pending.iter().map(|pending| pending.fd.clone()).collect();
         self.fence_imports.insert(handle, object);
         self.use_token(&token);
         self.note(client, handle, Owned::FenceImport);
+        self.note_failed(handle, self.uid_of(client), state);
         Ok((imported, fds))
     }
 
@@ -221,7 +223,7 @@ impl<H: Handles> Broker<H> {
         let id = match self.owned(client, object)? {
             Owned::Fence => object,
             Owned::FenceImport => self.fence_imports.get(&object).copied().unwrap_or(object),
-            Owned::Lost(device) => return Err(lost_error(device)),
+            Owned::Lost(device) => return Err(self.lost_error(device)),
             Owned::Buffer | Owned::Import => {
                 return Err(WireError::new(ErrorCode::WRONG_OBJECT, "this is a buffer, no fence")
                     .about(object.0));
@@ -246,9 +248,15 @@ impl<H: Handles> Broker<H> {
         fence.state = state;
         let device = fence.at.device;
         // What is shown of them is what is pending.
-        self.dirty_clients.extend(&fence.handles);
-        if fence.handles.is_empty() {
+        let handles = fence.handles.clone();
+        if handles.is_empty() {
             self.fences.remove(&id);
+        }
+        // By its own id also where its maker has let go of that.
+        self.note_failed(id, pending.uid, state);
+        for (client, handle) in handles {
+            self.dirty_clients.insert(client);
+            self.note_failed(handle, self.uid_of(client), state);
         }
         if let Some(count) = self.pending_by_uid.get_mut(&pending.uid) {
             *count -= 1;
@@ -261,13 +269,20 @@ impl<H: Handles> Broker<H> {
         true
     }
 
-    fn uid_of(&self, client: ClientId) -> u32 {
+    /// Keeps why a handle's fence failed, if it did.
+    fn note_failed(&mut self, handle: ObjectId, uid: u32, state: FenceState) {
+        if let FenceState::Failed { cause, at_ns } = state {
+            self.note_cause(handle, 0, uid, cause, at_ns);
+        }
+    }
+
+    pub(super) fn uid_of(&self, client: ClientId) -> u32 {
         self.clients.get(&client).map_or(u32::MAX, |client| client.creds.uid)
     }
 
-    pub(super) fn drop_fence_handle(&mut self, client: ClientId, id: ObjectId) {
+    pub(super) fn drop_fence_handle(&mut self, client: ClientId, handle: ObjectId, id: ObjectId) {
         let Some(fence) = self.fences.get_mut(&id) else { return };
-        if let Some(mine) = fence.handles.iter().position(|of| *of == client) {
+        if let Some(mine) = fence.handles.iter().position(|of| *of == (client, handle)) {
             fence.handles.swap_remove(mine);
         }
         if fence.handles.is_empty() && fence.pending.is_none() {

@@ -12,6 +12,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 use crate::devices::NodeId;
 
 mod buffers;
+mod causes;
 mod client;
 mod device;
 mod effect;
@@ -23,14 +24,18 @@ mod model;
 mod tokens;
 mod unplug;
 mod views;
+mod wedged;
 
+pub use causes::Ended;
 pub use client::Credentials;
 pub use effect::{Checked, CheckedFence, CheckedPlane, Effect, FencePlan, Handles, Outgoing};
 pub use fences::ended;
 pub use ids::IdSource;
 pub use unplug::Sweep;
+pub use wedged::Wedge;
 
 use buffers::{Buffer, Import};
+use causes::Causes;
 use client::{Client, Owned};
 use device::Device;
 use fences::Fence;
@@ -53,6 +58,8 @@ pub struct Limits {
     pub deadline_ns: u64,
     /// The longest deadline that a client may state, in nanoseconds.
     pub max_deadline_ns: u64,
+    /// What sets that, for who asks for a longer one.
+    pub max_deadline_by: String,
     /// How long clients have to acknowledge a loss, in nanoseconds.
     pub ack_timeout_ns: u64,
 }
@@ -83,6 +90,7 @@ pub struct Broker<H: Handles> {
     fence_imports: HashMap<ObjectId, ObjectId>,
     pending_by_uid: HashMap<u32, usize>,
     tokens: Tokens,
+    causes: Causes,
     reports: VecDeque<UnplugReport>,
     dirty_devices: BTreeSet<DeviceId>,
     dirty_clients: BTreeSet<ClientId>,
@@ -115,6 +123,7 @@ impl<H: Handles> Broker<H> {
             fence_imports: HashMap::new(),
             pending_by_uid: HashMap::new(),
             tokens: Tokens::default(),
+            causes: Causes::default(),
             reports: VecDeque::new(),
             dirty_devices: BTreeSet::new(),
             dirty_clients: BTreeSet::new(),
@@ -253,12 +262,17 @@ impl<H: Handles> Broker<H> {
                 .about(object.0)
             })
     }
-}
 
-fn lost_error(device: DeviceId) -> WireError {
-    WireError::new(
-        ErrorCode::DEVICE_LOST,
-        format!("device {device} is gone; make the object again on a device that is present"),
-    )
-    .about(device.0)
+    /// What is answered about a lost device and what it had, with the cause where it is known here.
+    fn lost_error(&self, device: DeviceId) -> WireError {
+        let lost = self.devices.get(&device).and_then(|device| device.lost);
+        let told = || self.reports.iter().rev().find(|report| report.device == device);
+        let why = match lost.or_else(|| told().map(|report| report.cause)) {
+            Some(cause) => format!(" ({})", cause.name()),
+            None => String::new(),
+        };
+        let what = "make the object again on a device that is present";
+        WireError::new(ErrorCode::DEVICE_LOST, format!("device {device} is gone{why}; {what}"))
+            .about(device.0)
+    }
 }

@@ -48,6 +48,8 @@ enum Op {
     CloseGate(usize),
     /// The core hears of it.
     Lose(usize),
+    /// A driver says that its device hangs, and whether it has recovered.
+    Wedge(usize, bool),
     Export(usize, u8, u8),
     Grant(usize, usize, u32),
     Import(usize, usize),
@@ -70,6 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => small.clone().prop_map(Op::Plug),
         1 => n.clone().prop_map(Op::CloseGate),
         1 => n.clone().prop_map(Op::Lose),
+        1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Op::Wedge(a, b)),
         6 => (n.clone(), small.clone(), 1..5_u8).prop_map(|(a, b, c)| Op::Export(a, b, c)),
         6 => (n.clone(), n.clone(), 1..3_u32).prop_map(|(a, b, c)| Op::Grant(a, b, c)),
         6 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Import(a, b)),
@@ -104,6 +107,8 @@ struct Model {
     /// Fences that were shared by policy `pass`, and their tokens.
     passed_fences: BTreeSet<ObjectId>,
     passed: HashSet<Token>,
+    /// What was failed while somebody could see it, and whose it was.
+    failed: HashMap<ObjectId, (u32, Ended)>,
 }
 
 impl Model {
@@ -117,6 +122,7 @@ impl Model {
             pending_fences_per_uid: 20,
             deadline_ns: 1_000_000_000,
             max_deadline_ns: 10_000_000_000,
+            max_deadline_by: "the model".to_owned(),
             ack_timeout_ns: 2_000_000_000,
         };
         let page = Counted::new(&open);
@@ -139,6 +145,7 @@ impl Model {
             replies: HashMap::new(),
             passed_fences: BTreeSet::new(),
             passed: HashSet::new(),
+            failed: HashMap::new(),
         }
     }
 
@@ -308,11 +315,76 @@ impl Model {
             guards_ns: now_ns,
             guards: 0,
         };
+        let fences = self.broker.pending_of(device);
+        let imports: Vec<_> = self.broker.devices[&device].imports.iter().copied().collect();
+        let owners: Vec<_> =
+            imports.iter().map(|it| (*it, self.uid(self.broker.imports[it].client))).collect();
         let mut out = Vec::new();
         self.broker.device_lost(now_ns, device, &sweep, &mut out);
         self.carry_out(out);
+        let ended = Ended { cause: Cause::Unplugged, at_ns: now_ns };
+        for fence in fences {
+            assert_eq!(self.broker.cause_of(0, fence, 0), Some(ended), "the cause of {fence}");
+        }
+        self.failed.extend(owners.into_iter().map(|(import, uid)| (import, (uid, ended))));
         for client in greeted {
             assert!(self.told.contains(&(client, device)), "I6: {client} was not told");
+        }
+    }
+
+    fn uid(&self, client: ClientId) -> u32 {
+        self.broker.clients[&client].creds.uid
+    }
+
+    /// As the reactor: what is guarded ends, the rest stays watched.
+    fn wedge(&mut self, n: usize, has_recovered: bool) {
+        let mut present: Vec<_> = self.gates.keys().copied().collect();
+        present.retain(|device| !self.gates[device].is_lost());
+        present.sort_unstable();
+        let Some(device) = Self::pick(&present, n) else { return };
+        let is_ended = |of: &DeviceId, guarded: bool| *of == device && guarded && !has_recovered;
+        let mut fences = Vec::new();
+        self.watched.retain(|&fence, (of, ender)| {
+            let ended = is_ended(of, ender.is_some());
+            if ended {
+                fences.push(fence);
+            }
+            !ended
+        });
+        let before = self.broker.devices[&device].gate.counts();
+        let mut handles: HashMap<ClientId, u32> =
+            self.clients.iter().map(|client| (*client, 0)).collect();
+        for (client, _) in fences.iter().flat_map(|fence| &self.broker.fences[fence].handles) {
+            *handles.get_mut(client).unwrap() += 1;
+        }
+        let wedge = Wedge {
+            recovery: if has_recovered { "none" } else { "rebind" }.to_owned(),
+            has_recovered,
+            at_ns: self.now_ns,
+            fences: fences.clone(),
+            ..Wedge::default()
+        };
+        let mut out = Vec::new();
+        self.broker.device_wedged(device, &wedge, &mut out);
+        let mut told = HashMap::new();
+        for (client, message) in self.carry_out(out) {
+            if let Outgoing::Event(Event::DeviceWedged(event)) = message {
+                assert_eq!((event.device, &event.recovery), (device, &wedge.recovery));
+                assert_eq!(told.insert(client, event.fences), None, "I6: told twice");
+            }
+        }
+        assert_eq!(told, handles, "every client is told of its own fences");
+        let known = &self.broker.devices[&device];
+        assert!(known.lost.is_none() && !known.gate.is_lost(), "it is still there");
+        assert_eq!(known.wedged, wedge.recovery);
+        let ended = u32::try_from(fences.len()).unwrap();
+        let after = known.gate.counts();
+        assert_eq!(after, crate::view::Counts { fences: before.fences - ended, ..before });
+        for fence in fences {
+            let ended = Ended { cause: Cause::Wedged, at_ns: self.now_ns };
+            assert_eq!(self.broker.cause_of(0, fence, 0), Some(ended), "the cause of {fence}");
+            // What comes late is not believed.
+            assert!(!self.broker.end_fence(fence, FenceState::Ok { at_ns: self.now_ns }));
         }
     }
 
@@ -355,6 +427,7 @@ impl Model {
             Op::Plug(card) => self.plug(card),
             Op::CloseGate(n) => self.close_gate(n),
             Op::Lose(n) => self.lose(n),
+            Op::Wedge(n, has_recovered) => self.wedge(n, has_recovered),
             Op::Export(n, card, planes) => {
                 let Some(client) = Self::pick(&self.clients, n) else { return };
                 let plane = |inode| CheckedPlane {
@@ -486,7 +559,33 @@ impl Model {
         }
     }
 
-    fn check(&self) {
+    /// Whatever has failed has a cause, which stays, and which nobody else is told.
+    fn check_causes(&mut self) {
+        for known in self.broker.clients.values() {
+            let uid = known.creds.uid;
+            for (&object, what) in &known.objects {
+                let fence = match what {
+                    Owned::Fence => object,
+                    Owned::FenceImport => self.broker.fence_imports[&object],
+                    _ => continue,
+                };
+                let FenceState::Failed { cause, at_ns } = self.broker.fences[&fence].state else {
+                    assert_eq!(self.broker.cause_of(0, object, 0), None, "{object} is well");
+                    continue;
+                };
+                self.failed.insert(object, (uid, Ended { cause, at_ns }));
+            }
+        }
+        for (&object, &(uid, ended)) in &self.failed {
+            assert_eq!(self.broker.cause_of(uid, object, 0), Some(ended), "the cause of {object}");
+            assert_eq!(self.broker.cause_of(0, object, 0), Some(ended), "root may ask");
+            assert_eq!(self.broker.cause_of(7, object, 0), None, "a stranger");
+        }
+        assert!(self.broker.causes.len() <= 4096, "I8: causes");
+    }
+
+    fn check(&mut self) {
+        self.check_causes();
         let broker = &self.broker;
         for (id, device) in &broker.devices {
             let counts = device.gate.counts();
@@ -539,7 +638,7 @@ impl Model {
             let handles = broker.fences.values().flat_map(|fence| &fence.handles);
             let objects = known.objects.values();
             assert_eq!(
-                handles.filter(|of| *of == client).count(),
+                handles.filter(|(of, _)| of == client).count(),
                 objects.filter(|it| matches!(it, Owned::Fence | Owned::FenceImport)).count(),
                 "I1 fences of {client}"
             );

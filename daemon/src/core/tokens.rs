@@ -10,7 +10,7 @@ use dmashare_proto::limits::MAX_TOKEN_TTL_MS;
 use dmashare_proto::message::{Grant, Grantee, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
-use super::{Broker, Handles, Owned, lost_error};
+use super::{Broker, Handles, Owned};
 
 #[derive(Debug)]
 struct Right {
@@ -90,7 +90,7 @@ impl<H: Handles> Broker<H> {
     ) -> Result<Reply, WireError> {
         match self.owned(client, grant.object)? {
             Owned::Buffer | Owned::Fence => {}
-            Owned::Lost(device) => return Err(lost_error(device)),
+            Owned::Lost(device) => return Err(self.lost_error(device)),
             Owned::Import | Owned::FenceImport => {
                 return Err(WireError::new(
                     ErrorCode::WRONG_OBJECT,
@@ -167,7 +167,7 @@ impl<H: Handles> Broker<H> {
             may && right.until_ns > now_ns && right.uses > 0
         });
         match right {
-            Some(Right { lost: Some(device), .. }) => Err(lost_error(*device)),
+            Some(Right { lost: Some(device), .. }) => Err(self.lost_error(*device)),
             Some(right) => Ok(right.object),
             None => Err(WireError::new(
                 ErrorCode::BAD_TOKEN,

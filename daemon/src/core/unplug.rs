@@ -72,6 +72,7 @@ impl<H: Handles> Broker<H> {
         }
         let had = self.what_clients_had(id);
         report.passed = self.fail_fences(id, sweep);
+        self.note_imports(id, sweep);
         let (scan, close) = self.take_buffers(id);
         self.tell_all(id, sweep, &had, &mut report, out);
         if !scan.is_empty() {
@@ -137,6 +138,16 @@ impl<H: Handles> Broker<H> {
             self.end_fence(fence, FenceState::Failed { cause: sweep.cause, at_ns });
         }
         passed
+    }
+
+    /// Keeps why the device's imports were taken back.
+    fn note_imports(&mut self, id: DeviceId, sweep: &Sweep) {
+        let Some(device) = self.devices.get(&id) else { return };
+        let mine = |import| Some((import, self.uid_of(self.imports.get(&import)?.client)));
+        let owners: Vec<_> = device.imports.iter().copied().filter_map(mine).collect();
+        for (import, uid) in owners {
+            self.note_cause(import, 0, uid, sweep.cause, sweep.gate_ns);
+        }
     }
 
     /// Takes the device's buffers out of the tables. Gives what is to be scanned for implicit fences

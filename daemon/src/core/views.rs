@@ -56,6 +56,7 @@ impl<H: Handles> Broker<H> {
                 u32::try_from(pending.count()).unwrap_or(u32::MAX)
             }),
             cause: device.lost,
+            wedged: device.wedged.clone(),
             report: report
                 .and_then(|report| serde_json::to_string(report).ok())
                 .unwrap_or_default(),

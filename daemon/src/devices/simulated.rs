@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `devices/NAME/device.toml` | `driver`, `pci`, `removable` and `nodes` of a device |
 //! | `devices/NAME/NODE` | a regular file that stands for a DRM node |
+//! | `devices/NAME/config` | stands for the PCI configuration space; all ones: the device has vanished |
 //! | `udev.sock` | bound here; any datagram says that something has come |
 
 use std::collections::BTreeMap;

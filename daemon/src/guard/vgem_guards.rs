@@ -1,4 +1,8 @@
 //! Guards of vgem: a fence on a small buffer, exported as a sync_file. It cannot show an error.
+//!
+//! It cannot be longer than the kernel has it either. What was handed out is the fence itself, in a
+//! GPU's queue or in somebody's poll, and nothing can put a fresh one in its place; so a guard whose
+//! source takes longer ends with a timeout, and a longer deadline is refused when it is asked for.
 
 use std::io;
 use std::sync::Arc;

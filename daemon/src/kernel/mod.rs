@@ -13,6 +13,7 @@ use dmashare_uapi::sync_file::{self, FenceInfo, Status};
 
 use crate::devices::{DeviceDesc, NodeId};
 
+mod config_space;
 pub mod holds;
 #[cfg(feature = "simulate")]
 mod simulated;
@@ -130,6 +131,16 @@ impl Machine {
             #[cfg(feature = "simulate")]
             Self::Simulated(_) => desc.syspath.exists(),
         }
+    }
+
+    /// Whether a device does not answer on its bus any more, though nothing may have told of that;
+    /// `None` where it is on none that can be asked. May wait for the device to be resumed.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn has_vanished(&self, desc: &DeviceDesc) -> io::Result<Option<bool>> {
+        // The folder of a simulated device has such a file too.
+        if desc.pci.is_empty() { Ok(None) } else { config_space::is_all_ones(&desc.syspath) }
     }
 
     /// Whether CPU access to buffers wants DMA_BUF_IOCTL_SYNC.

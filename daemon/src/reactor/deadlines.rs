@@ -26,9 +26,11 @@ impl Deadlines {
         Some(first.1)
     }
 
-    /// How long epoll may sleep: to the first deadline, rounded up so that it is due on waking.
-    pub fn timeout(&self, now_ns: u64) -> EpollTimeout {
-        let Some((at, _)) = self.0.first() else { return EpollTimeout::NONE };
+    /// How long epoll may sleep: to the first deadline, or to `other_ns` where that is sooner, rounded
+    /// up so that it is due on waking.
+    pub fn timeout(&self, now_ns: u64, other_ns: Option<u64>) -> EpollTimeout {
+        let first = self.0.first().map(|(at, _)| *at);
+        let Some(at) = first.into_iter().chain(other_ns).min() else { return EpollTimeout::NONE };
         let millis = at.saturating_sub(now_ns).div_ceil(1_000_000);
         EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
     }
@@ -41,12 +43,14 @@ mod tests {
     #[test]
     fn nothing_pending_sleeps_for_ever() {
         let mut deadlines = Deadlines::default();
-        assert_eq!(deadlines.timeout(0), EpollTimeout::NONE);
+        assert_eq!(deadlines.timeout(0, None), EpollTimeout::NONE);
         deadlines.add(5_000_001, ObjectId(1));
-        assert_eq!(deadlines.timeout(0).as_millis(), Some(6));
+        assert_eq!(deadlines.timeout(0, None).as_millis(), Some(6));
+        assert_eq!(deadlines.timeout(0, Some(9_000_000)).as_millis(), Some(6));
+        assert_eq!(deadlines.timeout(0, Some(2_000_000)).as_millis(), Some(2));
         assert_eq!(deadlines.take_due(5_000_000), None);
         assert_eq!(deadlines.take_due(5_000_001), Some(ObjectId(1)));
-        assert_eq!(deadlines.timeout(0), EpollTimeout::NONE);
+        assert_eq!(deadlines.timeout(0, None), EpollTimeout::NONE);
     }
 
     #[test]
@@ -54,6 +58,6 @@ mod tests {
         let mut deadlines = Deadlines::default();
         deadlines.add(7, ObjectId(1));
         deadlines.remove(7, ObjectId(1));
-        assert_eq!(deadlines.timeout(0), EpollTimeout::NONE);
+        assert_eq!(deadlines.timeout(0, None), EpollTimeout::NONE);
     }
 }

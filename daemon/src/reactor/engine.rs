@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 
 use dmashare_proto::message::{Cause, FenceState};
 use dmashare_proto::state_page::{DeviceState, Word};
@@ -17,10 +18,11 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::fences::{Pending, Table, forget_source};
-use super::removals::{Devices, Meaning};
+use super::liveness::Liveness;
+use super::removals::{Devices, Known, Meaning};
 use super::{Command, Notice, Uevents, Watched, failed};
 use crate::clock::{monotonic_ns, wall_clock_s};
-use crate::core::{Sweep, ended};
+use crate::core::{Sweep, Wedge, ended};
 use crate::kernel::Machine;
 use crate::state_page::StatePage;
 
@@ -39,6 +41,7 @@ pub(super) struct Engine {
     epoll: Epoll,
     table: Table,
     devices: Devices,
+    liveness: Liveness,
     implicit: HashMap<u64, (DeviceId, ObjectId, OwnedFd)>,
     next_implicit: u64,
 }
@@ -48,6 +51,7 @@ impl Engine {
         machine: Machine,
         uevents: Option<Uevents>,
         state_page: Arc<StatePage>,
+        liveness: Duration,
         commands: Receiver<Command>,
         wake: Arc<EventFd>,
         notices: UnboundedSender<Notice>,
@@ -57,6 +61,7 @@ impl Engine {
         if let Some(uevents) = &uevents {
             epoll.add(uevents.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, UEVENTS))?;
         }
+        let liveness = Liveness::start(machine.clone(), liveness, Arc::clone(&wake))?;
         Ok(Self {
             machine,
             uevents,
@@ -67,6 +72,7 @@ impl Engine {
             epoll,
             table: Table::default(),
             devices: Devices::default(),
+            liveness,
             implicit: HashMap::new(),
             next_implicit: IMPLICIT,
         })
@@ -76,7 +82,7 @@ impl Engine {
     pub fn run(mut self) -> io::Result<usize> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let timeout = self.table.deadlines.timeout(monotonic_ns());
+            let timeout = self.table.deadlines.timeout(monotonic_ns(), self.liveness.next_ns());
             let count = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
@@ -93,6 +99,7 @@ impl Engine {
                         if self.carry_out_commands()? {
                             return Ok(self.end_everything());
                         }
+                        self.take_answers();
                     }
                     key if key >= IMPLICIT => self.implicit_ended(key),
                     key => self.source_ended(ObjectId(key)),
@@ -100,8 +107,13 @@ impl Engine {
             }
             let now_ns = monotonic_ns();
             while let Some(fence) = self.table.deadlines.take_due(now_ns) {
+                let device = self.table.device(fence);
                 self.end(fence, failed(Cause::TimedOut, now_ns));
+                if let Some(device) = device {
+                    self.look_at(device);
+                }
             }
+            self.take_turns(now_ns);
         }
     }
 
@@ -145,6 +157,10 @@ impl Engine {
                 // Who asks may have been woken by the source itself, before this thread was.
                 self.source_ended(fence);
                 self.tell(Notice::Probed { fence, client, id });
+            }
+            Command::AskCause(request) => {
+                self.source_ended(request.object);
+                self.tell(Notice::CauseAsked(request));
             }
             Command::Stop => {}
         }
@@ -245,7 +261,63 @@ impl Engine {
                     self.tell(Notice::ParentRemoved(id, at_ns));
                 }
                 Some(Meaning::Requested(id, why)) => self.tell(Notice::RemovalRequested(id, why)),
+                Some(Meaning::Wedged(id, mut wedge)) => {
+                    wedge.at_ns = at_ns;
+                    self.wedge(id, wedge);
+                }
             }
+        }
+    }
+
+    /// Looks at devices that may have vanished while something of theirs was pending. Only those that
+    /// can be pulled: others are looked at when a deadline passes.
+    fn take_turns(&mut self, now_ns: u64) {
+        let known = &self.devices.known;
+        let may_vanish = |known: &Known| {
+            let desc = &known.watched.desc;
+            known.lost.is_none() && desc.removable && !desc.pci.is_empty()
+        };
+        let of_those =
+            |(device, _): &(DeviceId, ObjectId)| known.get(device).is_some_and(may_vanish);
+        for device in self.liveness.due(now_ns, self.table.oldest().filter(of_those)) {
+            self.look_at(device);
+        }
+    }
+
+    fn look_at(&mut self, device: DeviceId) {
+        if let Some(known) = self.devices.known.get(&device)
+            && known.lost.is_none()
+        {
+            self.liveness.look(device, &known.watched.desc);
+        }
+    }
+
+    fn take_answers(&mut self) {
+        while let Some(looked) = self.liveness.answer() {
+            if looked.vanished {
+                self.lose(looked.device, Cause::Vanished, looked.at_ns);
+            }
+        }
+    }
+
+    /// A driver says that its device hangs. What is guarded of it ends now, and not when somebody
+    /// recovers the device; what was passed through is the driver's to end, and stays watched. Of a
+    /// device that its driver has recovered by itself, everything runs on.
+    fn wedge(&mut self, id: DeviceId, mut wedge: Wedge) {
+        if self.devices.known.get(&id).is_none_or(|known| known.lost.is_some()) {
+            return;
+        }
+        let mut taken = Vec::new();
+        if !wedge.has_recovered {
+            taken = self.table.take_guarded_of(id);
+        }
+        for (fence, pending) in &mut taken {
+            end_guard(pending.ender.take(), Err(Cause::Wedged.errno()));
+            wedge.fences.push(*fence);
+        }
+        self.tell(Notice::Wedged(id, wedge));
+        for (_, pending) in taken {
+            forget_source(&self.epoll, &pending.source);
         }
     }
 

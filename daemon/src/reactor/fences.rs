@@ -1,6 +1,6 @@
 //! The fences that are watched: by id, by device, by deadline, and in epoll.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -23,7 +23,8 @@ pub(super) struct Pending {
 #[derive(Default)]
 pub(super) struct Table {
     fences: HashMap<ObjectId, Pending>,
-    of: HashMap<DeviceId, HashSet<ObjectId>>,
+    /// By age: ids grow.
+    of: HashMap<DeviceId, BTreeSet<ObjectId>>,
     pub deadlines: Deadlines,
 }
 
@@ -52,6 +53,10 @@ impl Table {
         self.fences.get(&fence).map(|pending| &*pending.source)
     }
 
+    pub fn device(&self, fence: ObjectId) -> Option<DeviceId> {
+        self.fences.get(&fence).map(|pending| pending.device)
+    }
+
     /// Takes a fence out. Its source leaves epoll only with [`forget_source`]: the guard first.
     pub fn take(&mut self, fence: ObjectId) -> Option<Pending> {
         let pending = self.fences.remove(&fence)?;
@@ -63,6 +68,21 @@ impl Table {
             }
         }
         Some(pending)
+    }
+
+    /// Devices with something pending, and the oldest of it.
+    pub fn oldest(&self) -> impl Iterator<Item = (DeviceId, ObjectId)> + Clone + '_ {
+        self.of.iter().filter_map(|(&device, of)| Some((device, *of.first()?)))
+    }
+
+    /// Takes out what is guarded of a device, oldest first. What was passed through stays.
+    pub fn take_guarded_of(&mut self, device: DeviceId) -> Vec<(ObjectId, Pending)> {
+        let of = self.of.get(&device).into_iter().flatten();
+        let is_guarded = |fence: &&ObjectId| {
+            self.fences.get(fence).is_some_and(|pending| pending.ender.is_some())
+        };
+        let guarded: Vec<ObjectId> = of.filter(is_guarded).copied().collect();
+        guarded.into_iter().filter_map(|fence| Some((fence, self.take(fence)?))).collect()
     }
 
     /// Takes out everything of a device.

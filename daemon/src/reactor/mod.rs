@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use dmashare_proto::message::{Cause, FenceState};
 use dmashare_proto::state_page::Word;
@@ -15,7 +16,8 @@ use dmashare_proto::{ClientId, DeviceId, ObjectId};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::core::Sweep;
+use crate::bus::CauseRequest;
+use crate::core::{Sweep, Wedge};
 use crate::devices::DeviceDesc;
 use crate::gate::Gate;
 use crate::guard::Ender;
@@ -25,6 +27,7 @@ use crate::state_page::StatePage;
 mod deadlines;
 mod engine;
 mod fences;
+mod liveness;
 mod removals;
 mod uevents;
 
@@ -79,6 +82,8 @@ pub enum Command {
         /// In which request.
         id: u64,
     },
+    /// Answer with [`Notice::CauseAsked`] of the same, behind all that has ended so far.
+    AskCause(CauseRequest),
     /// End every guard with an error, and stop.
     Stop,
 }
@@ -94,6 +99,8 @@ pub enum Notice {
     ParentRemoved(DeviceId, u64),
     /// A synthetic `remove` for a device that is still there.
     RemovalRequested(DeviceId, String),
+    /// A driver says that its device hangs; these guards are ended.
+    Wedged(DeviceId, Wedge),
     /// A fence of a lost buffer's reservation object has ended.
     ImplicitEnded(DeviceId, ObjectId, u64),
     /// All that had ended when the probe was taken out has been told.
@@ -105,6 +112,8 @@ pub enum Notice {
         /// In which request.
         id: u64,
     },
+    /// All that had ended when somebody asked has been told.
+    CauseAsked(CauseRequest),
     /// The reactor has ended, with so many guards ended by that. After an error the service cannot
     /// do its work.
     Stopped(io::Result<usize>),
@@ -119,7 +128,8 @@ pub struct Reactor {
 
 impl Reactor {
     /// Starts the thread. It listens for removals when this returns, so devices that are found after
-    /// it cannot be lost unseen.
+    /// it cannot be lost unseen. `liveness` is how often devices are looked at while something of
+    /// theirs is pending; zero is never.
     ///
     /// # Errors
     /// epoll, eventfd or the thread cannot be had.
@@ -127,6 +137,7 @@ impl Reactor {
         machine: Machine,
         uevents: Option<Uevents>,
         state_page: Arc<StatePage>,
+        liveness: Duration,
         notices: UnboundedSender<Notice>,
     ) -> io::Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
@@ -135,6 +146,7 @@ impl Reactor {
             machine,
             uevents,
             state_page,
+            liveness,
             receiver,
             Arc::clone(&wake),
             notices.clone(),

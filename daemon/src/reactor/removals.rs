@@ -5,8 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use dmashare_proto::DeviceId;
 use dmashare_proto::message::Cause;
 use dmashare_uapi::uevent::Uevent;
+use dmashare_uapi::wedged::Wedged;
 
 use super::Watched;
+use crate::core::Wedge;
 
 /// Lost devices whose parent's removal is still of interest.
 const PARENTS: usize = 16;
@@ -26,6 +28,8 @@ pub(super) enum Meaning {
     ParentRemoved(DeviceId),
     /// Somebody wrote `remove` into a node's uevent file; the device is still there.
     Requested(DeviceId, String),
+    /// Its driver says that it hangs; the device is still there.
+    Wedged(DeviceId, Wedge),
 }
 
 /// The devices that are watched.
@@ -57,6 +61,10 @@ impl Devices {
 
     /// What an event means; `None` for most of them.
     pub fn meaning(&mut self, event: &Uevent<'_>) -> Option<Meaning> {
+        if event.action == "change" {
+            let &id = self.by_devpath.get(event.devpath)?;
+            return Wedged::of(event).map(|wedged| Meaning::Wedged(id, Wedge::new(&wedged)));
+        }
         if event.action != "remove" {
             return None;
         }
@@ -130,6 +138,30 @@ mod tests {
         let mut synthetic = event.to_vec();
         synthetic.push("SYNTH_UUID=0");
         assert!(matches!(meaning(&mut devices, &synthetic), Some(Meaning::Requested(_, _))));
+    }
+
+    #[test]
+    fn a_driver_says_that_its_device_hangs() {
+        let mut devices = devices();
+        let path = "/devices/pci0/0000:01:00.0/virtio2/drm/card1";
+        let mut event = vec![
+            format!("change@{path}"),
+            "ACTION=change".to_owned(),
+            format!("DEVPATH={path}"),
+            "SUBSYSTEM=drm".to_owned(),
+            "SEQNUM=1".to_owned(),
+        ];
+        let mut meaning = |event: &[String]| {
+            let lines: Vec<&str> = event.iter().map(String::as_str).collect();
+            meaning(&mut devices, &lines)
+        };
+        assert_eq!(meaning(&event), None, "as for every hot-plugged monitor");
+        event.push("WEDGED=rebind,bus-reset".to_owned());
+        let Some(Meaning::Wedged(DeviceId(3), wedge)) = meaning(&event) else { panic!() };
+        assert_eq!((wedge.recovery.as_str(), wedge.injected), ("rebind,bus-reset", false));
+        event[0] = "change@/devices/other".to_owned();
+        event[2] = "DEVPATH=/devices/other".to_owned();
+        assert_eq!(meaning(&event), None, "another device's");
     }
 
     #[test]

@@ -77,6 +77,26 @@ impl Shell {
                 self.tell_bus(BusUpdate::Lost { device, cause, at_ns, had });
                 self.flush_to_bus();
             }
+            Effect::TellWedged { view, recovery, task, injected, fences } => {
+                let device = view.id;
+                let by = if injected {
+                    "an event that was written to sysfs says that a device is wedged (injected)"
+                } else {
+                    "a driver says that its device is wedged"
+                };
+                tracing::warn!(
+                    device = device.0,
+                    name = view.name,
+                    recovery,
+                    task,
+                    fences,
+                    injected,
+                    "{by}; recovery: {recovery} (for the administrator: it is not begun from here)"
+                );
+                self.tell_bus(BusUpdate::Device(*view));
+                self.tell_bus(BusUpdate::Wedged { device, recovery, task, fences });
+                self.flush_to_bus();
+            }
             Effect::TellRemovalRequested(device, why) => {
                 tracing::info!(device = device.0, why, "somebody asks for a device; it is present");
                 self.tell_bus(BusUpdate::RemovalRequested { device, why });

@@ -21,6 +21,15 @@ impl Shell {
             Notice::RemovalRequested(device, why) => {
                 self.event(|broker, out| broker.removal_requested(device, why, out));
             }
+            Notice::Wedged(device, wedge) => {
+                self.event(|broker, out| broker.device_wedged(device, &wedge, out));
+            }
+            Notice::CauseAsked(request) => {
+                let ended = self.broker.cause_of(request.uid, request.object, request.point);
+                if request.answer.send(ended).is_err() {
+                    tracing::debug!("who asked for a cause is gone");
+                }
+            }
             Notice::ImplicitEnded(device, buffer, at_ns) => {
                 self.event(|broker, _| broker.implicit_ended(device, buffer, at_ns));
             }

@@ -125,10 +125,12 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
 
     // The reactor listens for removals before the devices are looked up, so none is missed.
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let reactor = Reactor::start(machine.clone(), uevents, Arc::clone(&state_page), notices_to)
+    let (page, liveness) = (Arc::clone(&state_page), config.liveness);
+    let reactor = Reactor::start(machine.clone(), uevents, page, liveness, notices_to)
         .context("the fence reactor")?;
     let (bus_to, bus_updates) = mpsc::unbounded_channel();
     let (connects_to, connects) = mpsc::unbounded_channel();
+    let (questions_to, questions) = mpsc::unbounded_channel();
     let (late_to, late) = mpsc::unbounded_channel();
     let (bus_dirty, deadline_changed) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
     let shell: Shared = Rc::new(RefCell::new(Shell {
@@ -166,7 +168,8 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         backend: kind.name().to_owned(),
         probe_json: serde_json::to_string(&probe)?,
     };
-    let bus = bus::start(options.bus, bus_updates, connects_to, facts);
+    let asks = bus::Asks { connects: connects_to, causes: questions_to };
+    let bus = bus::start(options.bus, bus_updates, asks, facts);
 
     let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
@@ -186,6 +189,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = tasks::flush_to_bus(Rc::clone(&shell), bus_dirty) => {}
         () = tasks::watch_deadlines(Rc::clone(&shell), deadline_changed) => {}
         () = tasks::take_connects(Rc::clone(&shell), connects) => {}
+        () = tasks::take_cause_questions(Rc::clone(&shell), questions) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),
         _ = stop.1.recv() => tracing::info!("interrupted"),
@@ -224,6 +228,13 @@ async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool) -> Result<()> {
 fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
     let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let longest = backend.and_then(GuardBackend::longest).map_or(u64::MAX, nanos);
+    let max_deadline = nanos(config.fence.max_deadline);
+    let max_deadline_by = if longest < max_deadline {
+        let kernels = dmashare_uapi::vgem::FENCE_LIFETIME.as_secs();
+        format!("the kernel ends every vgem fence by itself after {kernels} s")
+    } else {
+        "fence.max_deadline_ms".to_owned()
+    };
     Limits {
         clients: config.limits.clients as usize,
         clients_per_uid: config.limits.clients_per_uid as usize,
@@ -231,7 +242,8 @@ fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
         tokens_per_client: config.limits.tokens_per_client as usize,
         pending_fences_per_uid: config.limits.pending_fences_per_uid as usize,
         deadline_ns: nanos(config.fence.deadline).min(longest),
-        max_deadline_ns: nanos(config.fence.max_deadline).min(longest),
+        max_deadline_ns: max_deadline.min(longest),
+        max_deadline_by,
         ack_timeout_ns: nanos(config.broker.ack_timeout),
     }
 }

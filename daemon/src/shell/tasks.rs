@@ -10,9 +10,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::connection::{Peer, accept};
 use super::{BUS_LAG, Shared};
-use crate::bus::ConnectRequest;
+use crate::bus::{CauseRequest, ConnectRequest};
 use crate::clock::monotonic_ns;
-use crate::reactor::Notice;
+use crate::reactor::{Command, Notice};
 
 /// Sends the bus what has changed, at most every [`BUS_LAG`]; sleeps while nothing does.
 pub(super) async fn flush_to_bus(shell: Shared, dirty: Rc<Notify>) {
@@ -54,6 +54,17 @@ pub(super) async fn take_connects(shell: Shared, mut connects: UnboundedReceiver
         if let Err(error) = accept(&shell, request.socket, peer) {
             tracing::error!(%error, "a connection could not be served");
         }
+    }
+}
+
+/// Passes questions for causes on to the reactor, which answers behind all that it has ended: who was
+/// woken by an end learns why.
+pub(super) async fn take_cause_questions(
+    shell: Shared,
+    mut questions: UnboundedReceiver<CauseRequest>,
+) {
+    while let Some(request) = questions.recv().await {
+        shell.borrow().reactor.send(Command::AskCause(request));
     }
 }
 

@@ -15,6 +15,7 @@ use zbus::{Connection, MatchRule, MessageStream};
 use super::*;
 use crate::view::{ClientView, Counts, DeviceView};
 
+mod causes;
 mod connect;
 mod introspection;
 mod objects;
@@ -89,19 +90,22 @@ struct Face {
     bus: Bus,
     updates: mpsc::UnboundedSender<BusUpdate>,
     connects: mpsc::UnboundedReceiver<ConnectRequest>,
+    causes: mpsc::UnboundedReceiver<CauseRequest>,
 }
 
 impl Face {
     fn start(dir: &Path) -> Self {
         let (updates, updates_from) = mpsc::unbounded_channel();
         let (connects_to, connects) = mpsc::unbounded_channel();
+        let (causes_to, causes) = mpsc::unbounded_channel();
         let facts = BusFacts {
             version: "1.2.3".to_owned(),
             backend: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
         };
-        let bus = start(address(dir), updates_from, connects_to, facts);
-        Self { bus, updates, connects }
+        let asks = Asks { connects: connects_to, causes: causes_to };
+        let bus = start(address(dir), updates_from, asks, facts);
+        Self { bus, updates, connects, causes }
     }
 
     fn tell(&self, update: BusUpdate) {
@@ -175,6 +179,7 @@ fn device(id: u64) -> DeviceView {
         counts: Counts::default(),
         implicit_fences: 0,
         cause: None,
+        wedged: String::new(),
         report: String::new(),
     }
 }

@@ -1,0 +1,155 @@
+//! Why things ended, kept for a while after they are gone: a waiter that wakes late, or learns of an
+//! error by the kernel's poor word for it, can still ask.
+
+use std::collections::{HashMap, VecDeque};
+
+use dmashare_proto::ObjectId;
+use dmashare_proto::message::Cause;
+
+use super::{Broker, Handles};
+
+/// Entries that are kept of all users together.
+const KEPT: usize = 4096;
+
+/// An object (a fence, an import, a timeline), and 0 or the timeline's point.
+type Key = (ObjectId, u64);
+
+/// Why something ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub cause: Cause,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub at_ns: u64,
+}
+
+/// The newest of them, by what has ended. Every entry is of one user: each handle on a fence has an
+/// id of its own. When it is full, the user who has most loses the oldest, so nobody can push out
+/// what is another's by having fences fail.
+#[derive(Debug)]
+pub(super) struct Causes {
+    most: usize,
+    ended: HashMap<Key, (u32, Ended)>,
+    /// Oldest first.
+    of: HashMap<u32, VecDeque<Key>>,
+}
+
+impl Default for Causes {
+    fn default() -> Self {
+        Self { most: KEPT, ended: HashMap::new(), of: HashMap::new() }
+    }
+}
+
+impl Causes {
+    fn note(&mut self, key: Key, uid: u32, ended: Ended) {
+        if self.ended.contains_key(&key) {
+            return;
+        }
+        if self.ended.len() == self.most {
+            self.drop_one();
+        }
+        self.ended.insert(key, (uid, ended));
+        self.of.entry(uid).or_default().push_back(key);
+    }
+
+    fn drop_one(&mut self) {
+        let Some((&uid, keys)) = self.of.iter_mut().max_by_key(|(_, keys)| keys.len()) else {
+            return;
+        };
+        if let Some(key) = keys.pop_front() {
+            self.ended.remove(&key);
+        }
+        if keys.is_empty() {
+            self.of.remove(&uid);
+        }
+    }
+
+    /// Root may ask for everything, others for what was theirs.
+    fn get(&self, uid: u32, key: Key) -> Option<Ended> {
+        let (owner, ended) = self.ended.get(&key)?;
+        (uid == 0 || uid == *owner).then_some(*ended)
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.ended.len()
+    }
+}
+
+impl<H: Handles> Broker<H> {
+    /// Notes why an object of a user's (or a point of it; 0 for the object as a whole) ended. The
+    /// first cause stays.
+    pub(super) fn note_cause(
+        &mut self,
+        object: ObjectId,
+        point: u64,
+        uid: u32,
+        cause: Cause,
+        at_ns: u64,
+    ) {
+        self.causes.note((object, point), uid, Ended { cause, at_ns });
+    }
+
+    /// Why an object of a user's (root: of anyone's) ended, also after it is gone. `None` if it has
+    /// not failed, failed too long ago, or is another's.
+    #[must_use]
+    pub fn cause_of(&self, uid: u32, object: ObjectId, point: u64) -> Option<Ended> {
+        self.causes.get(uid, (object, point))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(at_ns: u64) -> Ended {
+        Ended { cause: Cause::TimedOut, at_ns }
+    }
+
+    fn key(object: u64) -> Key {
+        (ObjectId(object), 0)
+    }
+
+    #[test]
+    fn the_first_cause_stays_and_is_its_owners() {
+        let mut causes = Causes::default();
+        causes.note(key(7), 1000, ended(1));
+        causes.note(key(7), 1000, ended(2));
+        causes.note((ObjectId(7), 3), 1000, ended(3));
+        assert_eq!(causes.get(1000, key(7)), Some(ended(1)));
+        assert_eq!(causes.get(0, key(7)), Some(ended(1)), "root");
+        assert_eq!(causes.get(1001, key(7)), None);
+        assert_eq!(causes.get(1000, (ObjectId(7), 3)), Some(ended(3)), "a point of it");
+        assert_eq!(causes.get(1000, key(8)), None);
+    }
+
+    #[test]
+    fn who_has_most_loses_the_oldest() {
+        let mut causes = Causes { most: 8, ..Causes::default() };
+        for object in [1, 2] {
+            causes.note(key(object), 1000, ended(object));
+        }
+        for object in 10..1000 {
+            causes.note(key(object), 1001, ended(object));
+            assert!(causes.len() <= 8);
+            assert_eq!(causes.of.values().map(VecDeque::len).sum::<usize>(), causes.len());
+        }
+        assert!(causes.get(1000, key(1)).is_some() && causes.get(1000, key(2)).is_some());
+        assert!(causes.get(1001, key(993)).is_none() && causes.get(1001, key(994)).is_some());
+        // Alone, the one before has room for all.
+        for object in 2000..2010 {
+            causes.note(key(object), 1000, ended(object));
+        }
+        assert!(causes.get(1000, key(1)).is_none() && causes.get(1000, key(2009)).is_some());
+        assert!(causes.get(1001, key(999)).is_some(), "half is left to the other");
+    }
+
+    #[test]
+    fn a_crowd_of_users_leaves_nothing_behind() {
+        let mut causes = Causes { most: 8, ..Causes::default() };
+        for uid in 0..1000 {
+            causes.note(key(u64::from(uid)), uid, ended(1));
+        }
+        assert_eq!((causes.len(), causes.of.len()), (8, 8));
+    }
+}
