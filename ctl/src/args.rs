@@ -11,7 +11,7 @@ Exit codes:
   1  failure (doctor: something that is needed is missing)
   2  wrong usage
   3  the service or the bus cannot be reached
-  4  no such device, or the name fits several
+  4  no such device, or the name fits several; no such object
 
 Colours are shown on a terminal only, and not if NO_COLOR is set.";
 
@@ -39,8 +39,20 @@ pub enum Command {
     Devices,
     /// What an unplug did, step by step, in microseconds
     Report(ReportArgs),
+    /// Why a fence failed or an import was taken back, also after it is gone
+    Cause(CauseArgs),
     /// What this machine offers, what is missing, and how to get it
     Doctor,
+}
+
+/// Which object.
+#[derive(Debug, ClapArgs)]
+pub struct CauseArgs {
+    /// The id of a fence, of an import, or of a timeline, as its owner has it
+    pub object: u64,
+    /// The timeline's point
+    #[arg(default_value_t = 0)]
+    pub point: u64,
 }
 
 /// Which unplug.

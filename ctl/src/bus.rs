@@ -12,7 +12,7 @@ use zbus::blocking::connection::Builder;
 use zbus::zvariant::{OwnedObjectPath, Type};
 
 use crate::failure::Failure;
-use crate::model::{Client, Device, Properties, Service};
+use crate::model::{Client, Device, Ended, Properties, Service};
 use crate::render::text::clean;
 
 const NAME: &str = "org.dmashare.Broker1";
@@ -175,6 +175,15 @@ impl Broker {
         self.json("Probe")
     }
 
+    /// Why an object of this user's ended.
+    ///
+    /// # Errors
+    /// It keeps no cause for it; it does not answer, or not as expected.
+    pub fn cause(&self, object: u64, point: u64) -> Result<Ended, Failure> {
+        let (cause, errno, at_ns) = self.call(NAME, "GetCause", &(object, point))?;
+        Ok(Ended { object, point, cause, errno, at_ns })
+    }
+
     fn json<T: for<'de> Deserialize<'de>>(&self, method: &str) -> Result<T, Failure> {
         let text: String = self.call(NAME, method, &())?;
         serde_json::from_str(&text)
@@ -196,6 +205,9 @@ impl Broker {
         match error {
             zbus::Error::MethodError(name, text, _) => {
                 let text = clean(text.as_deref().unwrap_or_else(|| name.as_str()));
+                if name.as_str() == "org.dmashare.Error.UnknownObject" {
+                    return Failure::NoCause(text);
+                }
                 match name.strip_prefix("org.freedesktop.DBus.Error.").unwrap_or_default() {
                     "ServiceUnknown" | "NameHasNoOwner" => self.not_running(),
                     "AccessDenied" => Failure::Denied(text),

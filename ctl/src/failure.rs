@@ -6,7 +6,7 @@ pub mod exit {
     pub const FAILURE: u8 = 1;
     /// The service (or the bus) cannot be reached.
     pub const UNREACHABLE: u8 = 3;
-    /// No such device, or the name fits several.
+    /// No such device, or the name fits several; no such object.
     pub const NO_DEVICE: u8 = 4;
 }
 
@@ -61,6 +61,9 @@ pub enum Failure {
         /// Which it fits.
         fits: Vec<String>,
     },
+    /// The service keeps no cause for an object.
+    #[error("{0}\nroot is told of every user's")]
+    NoCause(String),
     /// There is no report to draw.
     #[error("there is no unplug report to draw")]
     NothingToDraw,
@@ -80,7 +83,7 @@ impl Failure {
     pub const fn code(&self) -> u8 {
         match self {
             Self::NoBus { .. } | Self::NotRunning { .. } | Self::NoAnswer(_) => exit::UNREACHABLE,
-            Self::NoDevice { .. } | Self::Ambiguous { .. } => exit::NO_DEVICE,
+            Self::NoDevice { .. } | Self::Ambiguous { .. } | Self::NoCause(_) => exit::NO_DEVICE,
             _ => exit::FAILURE,
         }
     }

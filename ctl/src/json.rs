@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::bus::Snapshot;
 use crate::doctor::Diagnosis;
-use crate::model::{Device, Service};
+use crate::model::{Device, Ended, Service};
 
 /// `status --json`.
 #[must_use]
@@ -26,6 +26,12 @@ pub fn devices(devices: &[Device]) -> Value {
 pub fn reports(reports: &[&UnplugReport]) -> Value {
     let reports: Vec<Report<'_>> = reports.iter().map(|report| Report::of(report)).collect();
     json!({ "reports": reports })
+}
+
+/// `cause --json`.
+#[must_use]
+pub fn cause(ended: &Ended) -> Value {
+    json!(ended)
 }
 
 /// `doctor --json`.

@@ -5,6 +5,7 @@ mod args;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use dmashare_proto::report::UnplugReport;
@@ -13,6 +14,7 @@ use dmasharectl::doctor::{self, Host, ServiceState};
 use dmasharectl::failure::{Failure, exit};
 use dmasharectl::render::{Style, TimelinePicture, report_table_styled, tables, timeline_svg};
 use dmasharectl::{json, select};
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use args::{Args, Command, ReportArgs};
@@ -55,6 +57,14 @@ fn run(args: &Args) -> Result<u8, Failure> {
             }
         }
         Command::Report(report) => return show_reports(&args.bus, report, args.json, style),
+        Command::Cause(of) => {
+            let ended = Broker::connect(&args.bus)?.cause(of.object, of.point)?;
+            if args.json {
+                print_json(&json::cause(&ended))?;
+            } else {
+                print(&tables::cause(&ended, now_ns()))?;
+            }
+        }
         Command::Doctor => {
             let diagnosis = doctor::diagnose(&Host::this(), &ServiceState::on(&args.bus));
             if args.json {
@@ -115,6 +125,12 @@ fn show_reports(bus: &Bus, args: &ReportArgs, as_json: bool, style: Style) -> Re
     }
     print(&text)?;
     Ok(0)
+}
+
+/// The clock of the service's times.
+fn now_ns() -> Option<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
+    u64::try_from(Duration::from(now).as_nanos()).ok()
 }
 
 fn print_json(value: &Value) -> Result<(), Failure> {

@@ -47,6 +47,8 @@ pub struct Device {
     pub counts: DeviceCounts,
     /// Why it was lost; `null` while it is not.
     pub cause: Option<String>,
+    /// How a hang of it can be recovered from, as its driver last said; `null` if it never hung.
+    pub wedged: Option<String>,
 }
 
 /// Live objects of a device.
@@ -62,6 +64,21 @@ pub struct DeviceCounts {
     pub timelines: u32,
     /// Implicit fences still pending, once it is lost.
     pub implicit_fences: u32,
+}
+
+/// Why something ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ended {
+    /// A fence, an import or a timeline.
+    pub object: u64,
+    /// The timeline's point, else 0.
+    pub point: u64,
+    /// Why.
+    pub cause: String,
+    /// The positive errno that stands for it.
+    pub errno: i32,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub at_ns: u64,
 }
 
 /// A connection to the service.
@@ -117,6 +134,7 @@ impl Device {
     pub(crate) fn take(mut of: Properties) -> Result<Self, Failure> {
         let of = &mut of;
         let cause: String = take(of, "Cause")?;
+        let wedged: String = take(of, "Wedged")?;
         Ok(Self {
             id: take(of, "Id")?,
             name: take(of, "Name")?,
@@ -135,6 +153,7 @@ impl Device {
                 implicit_fences: take(of, "ImplicitFences")?,
             },
             cause: Some(cause).filter(|cause| !cause.is_empty()),
+            wedged: Some(wedged).filter(|recovery| !recovery.is_empty()),
         })
     }
 }

@@ -27,6 +27,7 @@ d2   0000:01:00.0  virtio_gpu  lost           3        2       7
 d3   0000:00:02.0  i915        present        3        2       7
 d10  vkms          vkms        present        3        2       7
 
+d3 hung (wedged); its driver names as recovery: rebind, which is yours to do
 d2 is lost (unplugged), 1 implicit fence still pending: dmasharectl report d2
 
 ID  PID   UID   NAME                     UNIT            BUFFERS  IMPORTS  FENCES
@@ -55,10 +56,11 @@ fn json_keeps_its_shapes() {
         "nodes": ["/dev/dri/card1"], "removable": true,
         "removable_reason": "the slot is hot-pluggable", "state": "lost", "slot": 0,
         "counts": { "buffers": 3, "imports": 2, "fences": 7, "timelines": 0, "implicit_fences": 1 },
-        "cause": "unplugged",
+        "cause": "unplugged", "wedged": null,
     });
     assert_eq!(status["devices"][0], device);
     assert_eq!(status["devices"][1]["cause"], json!(null));
+    assert_eq!(status["devices"][1]["wedged"], "rebind");
     let client = json!({
         "id": 6, "pid": 4711, "uid": 1000, "name": "compositor", "unit": "",
         "counts": { "buffers": 3, "imports": 0, "fences": 1 },
@@ -105,6 +107,21 @@ fn a_report_by_every_name() {
     let none = bus.ctl(&["report", "vkms"]);
     assert_eq!((none.code, none.out.as_str()), (0, "this device has not been unplugged\n"));
     assert_eq!(bus.ctl(&["report", "vkms", "--json"]).json(), json!({ "reports": [] }));
+}
+
+#[test]
+fn a_cause_is_asked_for() {
+    let (bus, _service) = with_service(Told::default());
+    let cause = bus.ctl(&["cause", "17"]);
+    assert_eq!(cause.code, 0, "{}", cause.err);
+    assert!(cause.out.starts_with("object 17: wedged (EIO, errno 5)"), "{}", cause.out);
+    let expected = json!({
+        "object": 17, "point": 4, "cause": "wedged", "errno": 5, "at_ns": 7_000_000_000_u64,
+    });
+    assert_eq!(bus.ctl(&["cause", "17", "4", "--json"]).json(), expected);
+    let unknown = bus.ctl(&["cause", "18"]);
+    assert_eq!((unknown.code, unknown.out.as_str()), (4, ""));
+    assert!(unknown.err.starts_with("dmasharectl: no cause is kept for 18\n"), "{}", unknown.err);
 }
 
 #[test]
@@ -190,6 +207,8 @@ fn wrong_usage() {
         &["report", "d1", "--last"],
         &["report", "--all", "--svg", "x"],
         &["devices", "x"],
+        &["cause"],
+        &["cause", "x"],
     ] {
         assert_eq!(ran(ctl().args(args).output().unwrap()).code, 2, "{args:?}");
     }

@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table};
+use nix::errno::Errno;
 
 use super::style::{Paint, Style, finish, whole_but};
-use super::text::{clean, count};
+use super::text::{clean, count, duration};
 use crate::bus::Snapshot;
-use crate::model::{Client, Device, DeviceCounts, Service};
+use crate::model::{Client, Device, DeviceCounts, Ended, Service};
 
 /// From this width on the reasons why GPUs can be pulled have a column of their own.
 const ROOMY: u16 = 120;
@@ -55,7 +56,7 @@ fn short_devices(devices: &[Device], style: Style) -> String {
     }
     numbers_right(&mut table, 4);
     whole_but(&mut table, &[]);
-    finish(&table) + &losses(devices, style)
+    finish(&table) + &notes(devices, style)
 }
 
 fn clients(clients: &[Client], style: Style) -> String {
@@ -112,7 +113,7 @@ pub fn devices(devices: &[Device], style: Style) -> String {
             _ = writeln!(out, "d{} {can} be pulled: {why}", device.id);
         }
     }
-    out + &losses(devices, style)
+    out + &notes(devices, style)
 }
 
 fn short_node(node: &str) -> String {
@@ -141,9 +142,39 @@ fn state(device: &Device, style: Style) -> String {
     style.paint(paint, &clean(&device.state))
 }
 
-/// What is to be known of the lost devices, and where to read on.
-fn losses(devices: &[Device], style: Style) -> String {
+/// `dmasharectl cause`, at a time of CLOCK_MONOTONIC.
+#[must_use]
+pub fn cause(ended: &Ended, now_ns: Option<u64>) -> String {
+    let Ended { object, point, errno, at_ns, .. } = *ended;
+    let point = if point == 0 { String::new() } else { format!(", point {point}") };
+    // UnknownErrno is what another kernel's number is.
+    let name = format!("{:?}", Errno::from_raw(errno));
+    let ago = match now_ns.and_then(|now_ns| now_ns.checked_sub(at_ns)) {
+        Some(ns) => format!(", {} ago", duration(ns)),
+        None => String::new(),
+    };
+    format!("object {object}{point}: {} ({name}, errno {errno}){ago}\n", clean(&ended.cause))
+}
+
+/// What is to be known of devices that are lost or have hung, and where to read on.
+fn notes(devices: &[Device], style: Style) -> String {
     let mut out = String::new();
+    for device in devices.iter().filter(|device| device.cause.is_none()) {
+        let Some(recovery) = &device.wedged else { continue };
+        let id = device.id;
+        // Writing to a string cannot fail.
+        _ = match recovery.as_str() {
+            "none" => writeln!(out, "d{id} hung, and its driver has recovered it"),
+            recovery => {
+                let hung = style.paint(Paint::Bad, "hung");
+                writeln!(
+                    out,
+                    "d{id} {hung} (wedged); its driver names as recovery: {}, which is yours to do",
+                    clean(recovery)
+                )
+            }
+        };
+    }
     for device in devices {
         let Some(cause) = &device.cause else { continue };
         let pending = match device.counts.implicit_fences {

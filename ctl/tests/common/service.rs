@@ -6,8 +6,8 @@ use dmashare_proto::{DeviceId, ObjectId};
 use zbus::blocking::Connection;
 use zbus::blocking::connection::Builder;
 use zbus::fdo::ObjectManager;
-use zbus::interface;
 use zbus::zvariant::OwnedObjectPath;
+use zbus::{DBusError, interface};
 
 const PATH: &str = "/org/dmashare/Broker1";
 
@@ -62,6 +62,14 @@ fn sample_reports() -> Vec<UnplugReport> {
 
 struct Broker(Told);
 
+#[derive(Debug, DBusError)]
+#[zbus(prefix = "org.dmashare.Error")]
+enum Error {
+    #[zbus(error)]
+    ZBus(zbus::Error),
+    UnknownObject(String),
+}
+
 #[interface(name = "org.dmashare.Broker1")]
 impl Broker {
     #[zbus(property)]
@@ -85,6 +93,12 @@ impl Broker {
     }
     fn probe(&self) -> String {
         self.0.probe.clone()
+    }
+    fn get_cause(&self, object: u64, point: u64) -> Result<(String, i32, u64), Error> {
+        match (object, point) {
+            (17, 0 | 4) => Ok(("wedged".to_owned(), 5, 7_000_000_000)),
+            _ => Err(Error::UnknownObject(format!("no cause is kept for {object}"))),
+        }
     }
 }
 
@@ -123,6 +137,7 @@ constants! { Device, "org.dmashare.Device1",
     timelines: u32 = |_me| 0;
     implicit_fences: u32 = |me| u32::from(me.lost);
     cause: String = |me| if me.lost { "unplugged" } else { "" }.to_owned();
+    wedged: String = |me| if me.driver == "i915" { "rebind" } else { "" }.to_owned();
     report: String = |_me| String::new();
 }
 

@@ -248,14 +248,15 @@ impl<H: Handles> Broker<H> {
         fence.state = state;
         let device = fence.at.device;
         // What is shown of them is what is pending.
-        let handles = fence.handles.clone();
-        if handles.is_empty() {
+        self.dirty_clients.extend(fence.handles.iter().map(|(client, _)| client));
+        let failed = matches!(state, FenceState::Failed { .. });
+        let handles = if failed { fence.handles.clone() } else { Vec::new() };
+        if fence.handles.is_empty() {
             self.fences.remove(&id);
         }
         // By its own id also where its maker has let go of that.
         self.note_failed(id, pending.uid, state);
         for (client, handle) in handles {
-            self.dirty_clients.insert(client);
             self.note_failed(handle, self.uid_of(client), state);
         }
         if let Some(count) = self.pending_by_uid.get_mut(&pending.uid) {

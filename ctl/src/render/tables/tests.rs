@@ -14,7 +14,38 @@ fn device() -> Device {
         slot: 1,
         counts: DeviceCounts { buffers: 12, imports: 3, fences: 1, ..DeviceCounts::default() },
         cause: None,
+        wedged: None,
     }
+}
+
+#[test]
+fn a_device_that_hung_is_told_of() {
+    let wedged = |recovery: &str| Device { wedged: Some(recovery.to_owned()), ..device() };
+    let shown = devices(&[wedged("rebind,bus-reset")], Style::default());
+    let note = "\nd3 hung (wedged); its driver names as recovery: rebind,bus-reset, which is yours \
+                to do\n";
+    assert!(shown.ends_with(note), "{shown}");
+    assert!(shown.contains("present"), "{shown}");
+    let shown = devices(&[wedged("none")], Style::default());
+    assert!(shown.ends_with("\nd3 hung, and its driver has recovered it\n"), "{shown}");
+    let lost = Device { cause: Some("unplugged".to_owned()), ..wedged("rebind") };
+    assert!(!devices(&[lost], Style::default()).contains("hung"), "it is gone anyway");
+}
+
+#[test]
+fn a_cause_in_a_line() {
+    let ended = Ended {
+        object: 17,
+        point: 0,
+        cause: "vanished".to_owned(),
+        errno: 19,
+        at_ns: 1_000_000_000,
+    };
+    let line = cause(&ended, Some(4_200_000_000));
+    assert_eq!(line, "object 17: vanished (ENODEV, errno 19), 3.2 s ago\n");
+    let ended = Ended { point: 4, ..ended };
+    let line = cause(&ended, None);
+    assert_eq!(line, "object 17, point 4: vanished (ENODEV, errno 19)\n");
 }
 
 #[test]
