@@ -32,7 +32,8 @@ pub fn list(machine: Machine) {
     }
 }
 
-/// Runs those that the names say (a whole name, or the beginning of some), or all.
+/// Runs those that the names say (a whole name, or the beginning of some), or all (in the virtual
+/// machine, but for those that need a boot of their own).
 ///
 /// # Errors
 /// A name says nothing; the figures cannot be written.
@@ -43,7 +44,10 @@ pub fn run(machine: Machine, names: &[String], to: Option<&Path>) -> Result<Exit
             bail!("there is no scenario {name} here; `list --machine {machine}` shows them");
         }
     }
-    let wanted = |it: &Instance| names.is_empty() || names.iter().any(|name| it.is_named(name));
+    let wanted = |it: &Instance| {
+        let with_all = machine == Machine::Simulated || !it.scenario.is_alone;
+        names.is_empty() && with_all || names.iter().any(|name| it.is_named(name))
+    };
     let mut failed = 0;
     let mut collected = Map::new();
     for instance in all.iter().filter(|it| wanted(it)) {

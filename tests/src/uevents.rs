@@ -80,6 +80,12 @@ impl Uevents {
         }
     }
 
+    /// Whether an event that matches has come by now.
+    #[must_use]
+    pub fn has(&self, is: impl Fn(&Seen) -> bool) -> bool {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(is)
+    }
+
     /// `remove` of a folder in sysfs.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use dmashare_uapi::gem::GemHandle;
 use super::events::{self, Losses};
 use super::objects::{FenceEnd, Imported, Object, Objects};
 use super::{Done, Refusal, Reply, Request, Task, hammer, reader};
-use crate::{Buffer, Card, Process, Source};
+use crate::{Buffer, Bus, Card, Process, Source};
 
 /// An actor's state, as its tasks share it.
 #[derive(Default)]
@@ -145,6 +145,7 @@ impl Stage {
                 Ok(Done::Tally(tally))
             }
             Task::AwaitLoss { device } => Ok(Done::Lost(self.losses.wait(device)?)),
+            Task::AskCause { bus, object } => Ok(Done::Cause(Bus::connect(&bus)?.cause(object)?)),
             Task::DmaBufs => Ok(Done::Count(Process::own().dma_bufs()? as u64)),
         }
     }

@@ -118,6 +118,13 @@ pub enum Task {
         /// Which.
         device: DeviceId,
     },
+    /// Ask on the bus why an object ended: the cause, or the name of the error. → [`Done::Cause`]
+    AskCause {
+        /// Where the broker is.
+        bus: String,
+        /// Which object.
+        object: ObjectId,
+    },
     /// How many dma-bufs are open here. → [`Done::Count`]
     DmaBufs,
 }
@@ -134,6 +141,7 @@ pub enum Done {
     Read(Reading),
     Tally(Tally),
     Lost(Loss),
+    Cause(Result<(String, i32, u64), String>),
 }
 
 /// A loss as a client was told of it.
@@ -225,6 +233,8 @@ expect! {
     read => Self::Read(reading) => reading, Reading;
     /// What was counted.
     tally => Self::Tally(tally) => tally, Tally;
+    /// Why something ended, or why that is not told.
+    cause => Self::Cause(told) => told, Result<(String, i32, u64), String>;
     /// The loss.
     loss => Self::Lost(loss) => loss, Loss;
 }

@@ -25,6 +25,7 @@ pub struct Device {
     pub fences: u32,
     pub implicit_fences: u32,
     pub cause: String,
+    pub wedged: String,
 }
 
 impl Device {
@@ -48,6 +49,7 @@ impl Device {
             fences: take(&mut from, "Fences")?,
             implicit_fences: take(&mut from, "ImplicitFences")?,
             cause: take(&mut from, "Cause")?,
+            wedged: take(&mut from, "Wedged")?,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use dmashare::DeviceId;
+use dmashare::{DeviceId, ObjectId};
 use dmashare_proto::report::UnplugReport;
 use zbus::blocking::{Connection, MessageIterator, connection::Builder};
 use zbus::zvariant::{OwnedObjectPath, OwnedValue};
@@ -243,6 +243,21 @@ impl Bus {
         )?;
         let value: OwnedValue = reply.body().deserialize()?;
         Ok(String::try_from(value)?)
+    }
+
+    /// What `GetCause` says of an object, to this connection's user: the cause, its errno and its time;
+    /// or the name of the error.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn cause(&self, object: ObjectId) -> Result<Result<(String, i32, u64), String>> {
+        let body = (object.0, 0_u64);
+        let called = self.connection.call_method(Some(NAME), ROOT, Some(NAME), "GetCause", &body);
+        match called {
+            Ok(reply) => Ok(Ok(reply.body().deserialize()?)),
+            Err(zbus::Error::MethodError(name, _, _)) => Ok(Err(name.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The reports of the last unplugs, the newest last.

@@ -79,5 +79,17 @@ pub(super) fn times_out(world: &mut World) -> Result<()> {
         "the guard passed its deadline: {end:?}"
     );
     ensure!(source.status()? == Status::Pending, "the source ended");
-    world.wait_counts(pair.device, (0, 0, 0))
+    world.wait_counts(pair.device, (0, 0, 0))?;
+
+    // A longer one than can be had is refused, with what sets the limit.
+    let task = Task::ShareFence { card: pair.card.clone(), deadline_ms: 60_001 };
+    let refused = pair.exporter.begin_with(task, &[source.fd()])?.refused(BOUND)?;
+    let why = match world.backend() {
+        Backend::Vgem => {
+            "at most 9500 ms here: the kernel ends every vgem fence by itself after 10 s"
+        }
+        Backend::SwSync | Backend::Simulated => "at most 60000 ms here: fence.max_deadline_ms",
+    };
+    ensure!(refused.text.contains(why), "a long deadline: {refused}");
+    Ok(())
 }

@@ -12,6 +12,7 @@ pub mod figures;
 mod bad;
 
 mod bus_client;
+mod cause;
 mod coldplug;
 mod fence;
 mod frozen;
@@ -24,6 +25,8 @@ mod share;
 mod synthetic;
 mod unplug_reader;
 mod unplug_waiter;
+mod vanished;
+mod wedged;
 
 /// A scenario.
 pub struct Scenario {
@@ -39,6 +42,9 @@ pub struct Scenario {
     pub tolerated: &'static [&'static str],
     /// Whether the machine is of no more use to others after it.
     pub is_last: bool,
+    /// Whether it needs a boot of its own: in the virtual machine it is run where it is named, and
+    /// not with all.
+    pub is_alone: bool,
     /// What it does.
     pub run: fn(&mut World) -> Result<()>,
 }
@@ -82,14 +88,22 @@ const EVERYWHERE: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::V
 /// Twenty cycles.
 const LONG: Duration = Duration::from_secs(300);
 
+const SIMULATED: &[Backend] = &[Backend::Simulated];
 const REAL: &[Backend] = &[Backend::SwSync, Backend::Vgem];
 
 impl Scenario {
     const fn new(name: &'static str, run: fn(&mut World) -> Result<()>) -> Self {
         let bound = Duration::from_secs(120);
-        Self { name, backends: EVERYWHERE, bound, config: "", tolerated: &[], is_last: false, run }
+        let (is_last, is_alone) = (false, false);
+        let (backends, config, tolerated) = (EVERYWHERE, "", &[]);
+        Self { name, backends, bound, config, tolerated, is_last, is_alone, run }
     }
 }
+
+/// Devices are looked at after a deadline only, and nobody is disconnected meanwhile.
+const NO_LOOKS: &str = "[broker]\nack_timeout_ms = 60000\n[devices]\nliveness_ms = 0\n";
+/// Looked at without much ado.
+const QUICK_LOOKS: &str = "[devices]\nliveness_ms = 50\n";
 
 /// Loss that is not acknowledged for a while is no reason to disconnect anybody.
 const PATIENT: &str = "[broker]\nack_timeout_ms = 60000\n";
@@ -114,11 +128,30 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
     Scenario::new("synthetic-remove", synthetic::run),
     Scenario::new("bus-client", bus_client::run),
+    Scenario::new("wedged", wedged::run),
+    Scenario { backends: SIMULATED, ..Scenario::new("wedged/driver", wedged::by_driver) },
+    Scenario::new("cause", cause::run),
+    Scenario {
+        backends: SIMULATED,
+        config: NO_LOOKS,
+        ..Scenario::new("vanished/deadline", vanished::by_deadline)
+    },
+    Scenario {
+        backends: SIMULATED,
+        config: QUICK_LOOKS,
+        ..Scenario::new("vanished/stuck-look", vanished::stuck_look)
+    },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
     Scenario {
         backends: &[Backend::SwSync],
         is_last: true,
         ..Scenario::new("hot-unplug-waiter", unplug_waiter::hot_unplug)
+    },
+    Scenario {
+        backends: &[Backend::Simulated, Backend::SwSync],
+        is_last: true,
+        is_alone: true,
+        ..Scenario::new("vanished/waiter", vanished::waiter)
     },
 ];
 

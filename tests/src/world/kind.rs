@@ -73,4 +73,6 @@ pub enum Unplug {
     Remove,
     /// A PCIe hot-unplug by QEMU's monitor: once in the life of a virtual machine.
     HotUnplug,
+    /// It answers no more, and no event tells of it: once in the life of a machine.
+    Vanish,
 }

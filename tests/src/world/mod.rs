@@ -195,6 +195,8 @@ impl World {
             (Inner::Simulated(simulated), Unplug::Remove) => simulated.unplug(),
             (Inner::Vm(vm), Unplug::Remove) => vm.remove(),
             (Inner::Vm(vm), Unplug::HotUnplug) => vm.hot_unplug(),
+            (Inner::Simulated(simulated), Unplug::Vanish) => simulated.vanish(),
+            (Inner::Vm(vm), Unplug::Vanish) => vm.vanish(),
             (Inner::Simulated(_), Unplug::HotUnplug) => {
                 bail!("a PCIe hot-unplug needs a PCIe slot")
             }
@@ -242,6 +244,33 @@ impl World {
             Inner::Simulated(simulated) => simulated.synthetic(card, action),
             Inner::Vm(_) => vm::synthetic(card, action),
         }
+    }
+
+    /// Says that a card hangs: `words` are `WEDGED=` and what goes with it, letters and digits only if
+    /// they are injected (the kernel is asked for the event). A driver's own word needs a driver, so
+    /// that is for simulated cards.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn wedge(&self, card: &Card, words: &str, injected: bool) -> Result<()> {
+        match (&self.inner, injected) {
+            (Inner::Simulated(simulated), _) => simulated.wedge(card, words, injected),
+            (Inner::Vm(_), true) => {
+                vm::synthetic(card, &format!("change fe4d7c9d-b8c6-4a70-9ef1-3d8a58d18eed {words}"))
+            }
+            (Inner::Vm(_), false) => bail!("no driver here can be made to say so"),
+        }
+    }
+
+    /// What a look at a card reads, as a file (simulated cards).
+    ///
+    /// # Errors
+    /// It is a real one.
+    pub fn config_space(&self, card: &Card) -> Result<PathBuf> {
+        if !card.simulated {
+            bail!("a real card's is not for tests to write");
+        }
+        Ok(card.sysfs.join("config"))
     }
 
     /// The broker's process.

@@ -152,6 +152,9 @@ impl Simulated {
         for node in nodes {
             fs::write(folder.join(node), "")?;
         }
+        if !pci.is_empty() {
+            fs::write(folder.join("config"), [0xf4, 0x1a, 0x50, 0x10])?;
+        }
         let toml = format!(
             "driver = \"{name}-sim\"\npci = \"{pci}\"\nremovable = {removable}\nnodes = {nodes:?}\n"
         );
@@ -182,6 +185,22 @@ impl Simulated {
             self.uevent("remove", &card.devpath(node)?, "drm", "")?;
         }
         self.uevent("remove", "/devices/sim/egpu", "pci", "")
+    }
+
+    /// Its folder stays: nothing but the card itself says that it is gone.
+    pub fn vanish(&self) -> Result<()> {
+        let card = self.card(Role::Egpu)?.context("the eGPU is not there")?;
+        // At once, for a reader sees all of it or nothing.
+        let new = self.path("all-ones");
+        fs::write(&new, [0xff; 4])?;
+        Ok(fs::rename(new, card.sysfs.join("config"))?)
+    }
+
+    pub fn wedge(&self, card: &Card, words: &str, injected: bool) -> Result<()> {
+        let (more, prefix) = if injected { ("SYNTH_UUID=0\0", "SYNTH_ARG_") } else { ("", "") };
+        let lines = words.split(' ').map(|word| format!("{prefix}{word}\0"));
+        let more: String = std::iter::once(more.to_owned()).chain(lines).collect();
+        self.uevent("change", &card.devpath(card.primary())?, "drm", &more)
     }
 
     pub fn synthetic(&self, card: &Card, action: &str) -> Result<()> {

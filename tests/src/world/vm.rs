@@ -81,14 +81,23 @@ impl Vm {
         let path = path.canonicalize().context("the eGPU is not there")?;
         let devpath = path.to_string_lossy().replacen("/sys", "", 1);
         let uevents = Uevents::listen()?;
+        self.ask_host("hotunplug egpu")?;
+        uevents.wait_removed(&devpath, BOUND)?;
+        Ok(())
+    }
+
+    pub fn vanish(&self) -> Result<()> {
+        self.ask_host("vanish egpu")
+    }
+
+    fn ask_host(&self, request: &str) -> Result<()> {
         let mut host = UnixStream::connect(&self.0.host_socket).context("the host's socket")?;
-        host.write_all(b"hotunplug egpu\n")?;
+        host.write_all(format!("{request}\n").as_bytes())?;
         let mut answer = String::new();
         BufReader::new(host).read_line(&mut answer)?;
         if answer.trim() != "ok" {
             bail!("the host said {answer:?}");
         }
-        uevents.wait_removed(&devpath, BOUND)?;
         Ok(())
     }
 

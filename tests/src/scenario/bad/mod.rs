@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{REAL, Scenario};
+use super::{REAL, SIMULATED, Scenario};
 use crate::{Backend, World};
 
 mod config;
@@ -30,7 +30,6 @@ mod tokens;
 
 type Run = fn(&mut World) -> Result<()>;
 
-const SIMULATED: &[Backend] = &[Backend::Simulated];
 /// What has nothing to do with guards is run with one backend of each machine.
 const ONCE: &[Backend] = &[Backend::Simulated, Backend::SwSync];
 
