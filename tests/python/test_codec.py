@@ -170,14 +170,14 @@ def stub_a_futex_waits_for_it(stub):
     stub.welcome()
     page = stub.client.page
     assert page.wait_for_loss(AT, 0.01) is False
-    waits = threading.Thread(target=lambda: results.append(page.wait_for_loss(AT, 10)))
+    waits = threading.Thread(target=lambda: results.append(page.wait_for_loss(AT, 100)))
     results = []
     waits.start()
     libc = dmashare.ctypes.CDLL(None)
     number = page.SYS_FUTEX[os.uname().machine]
     struct.pack_into("=I", stub.page, 128, 2 << 2 | 2)
     address = dmashare._address_of(stub.page) + 128
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 50
     while waits.is_alive() and time.monotonic() < deadline:
         # Until it has gone to sleep or has seen the word; FUTEX_WAKE, everyone.
         libc.syscall(number, dmashare.ctypes.c_void_p(address), 1, 1 << 30, None, None, 0)

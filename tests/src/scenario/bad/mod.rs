@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{REAL, Scenario};
+use super::{PATIENT, REAL, Scenario};
 use crate::{Backend, World};
 
 mod config;
@@ -58,7 +58,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("bad-client/dies", deaths::run),
     with("bad-client/flood", floods::LIMIT, floods::run),
     with("bad-client/quota", quotas::LIMITS, quotas::run),
-    Scenario::new("bad-moment/device-lost", device_lost::run),
+    Scenario { config: PATIENT, ..Scenario::new("bad-moment/device-lost", device_lost::run) },
     once("bad-config", config::run),
     once("missing/no-bus", missing::run_no_bus),
     Scenario { backends: SIMULATED, ..Scenario::new("missing/no-device", missing::run_no_device) },
