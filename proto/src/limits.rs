@@ -16,3 +16,6 @@ pub const MAX_NAME: usize = 64;
 pub const MAX_EXTENT: u32 = 1 << 16;
 /// Longest life of a token, in milliseconds (one day).
 pub const MAX_TOKEN_TTL_MS: u32 = 24 * 60 * 60 * 1000;
+/// Highest point of a timeline. Half of what the kernel counts: beyond it, "later" is no longer clear
+/// to whoever compares by difference.
+pub const MAX_POINT: u64 = i64::MAX as u64;
