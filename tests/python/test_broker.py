@@ -371,7 +371,7 @@ def bad_datagrams_are_answered_as_the_table_says(machine):
         ("a byte left over", good + b"\0", (), (100, 5, True)),
         ("a body cut short", dmashare.encode("Release", 5, 300)[:-1], (), (100, 5, True)),
         ("an id of 0", dmashare.encode("ListDevices", 0, None), (), (100, 0, True)),
-        ("an unknown kind", struct.pack("<HHIQ", 11, 0, 0, 5), (), (101, 5, True)),
+        ("an unknown kind", struct.pack("<HHIQ", 0x7FFF, 0, 0, 5), (), (101, 5, True)),
         ("a reply", dmashare.encode("Done", 5, None), (), (101, 5, True)),
         ("an event", dmashare.encode("DeviceGone", 5, 1), (), (101, 5, True)),
         ("fewer fds than said", dmashare.encode("ListDevices", 5, None, 1), (), (104, 5, True)),

@@ -67,6 +67,7 @@ def limits_are_the_tables():
     rows = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|$", PROTOCOL.read_text(), re.M))
     assert dmashare.MAX_MESSAGE == int(rows["datagram, bytes"])
     assert dmashare.MAX_FDS == int(rows["fds beside a datagram"])
+    assert dmashare.MAX_POINT == int(rows["highest point of a timeline"])
 
 
 def numbers_at_their_bounds():
@@ -124,6 +125,20 @@ def stub_events_and_replies_are_told_apart(stub):
     assert stub.client.request("ListDevices") == ([], [])
     assert stub.client.next_event(0).body == 7
     assert stub.client.next_event(0) is None
+
+
+def stub_a_late_answer_finds_who_asked(stub):
+    stub.welcome()
+    wait = stub.client.begin("WaitPoint", {"timeline": 40, "point": 5})
+    stub.send("Devices", 3, [])
+    assert stub.client.request("ListDevices") == ([], [])
+    assert stub.client.finish(wait, 0) is None
+    stub.send("DeviceGone", 0, 7)
+    stub.send("PointState", wait, "Forgotten")
+    assert stub.client.finish(wait) == ("Forgotten", [])
+    assert stub.client.next_event(0).body == 7
+    stub.send("PointState", wait, "Forgotten")
+    breaks_protocol(stub.client.next_event, 0)
 
 
 def stub_an_error_is_raised(stub):
