@@ -22,12 +22,14 @@ pub(super) struct Fence<F> {
     pub state: FenceState,
     /// While it is pending.
     pub pending: Option<Pending<F>>,
+    /// The point of a timeline that it is the end of; then nobody has a handle on it.
+    pub point: Option<(ObjectId, u64)>,
 }
 
 #[derive(Debug)]
 pub(super) struct Pending<F> {
-    /// What importers get.
-    pub fd: F,
+    /// What importers get; nothing, where it was put to a point.
+    pub fd: Option<F>,
     /// The exporter's user, whose quota it counts against.
     pub uid: u32,
     pub _reference: DeviceRef,
@@ -48,16 +50,7 @@ impl<H: Handles> Broker<H> {
         let device = self.device_of(node)?;
         self.at(device)?;
         self.may_have_one_more(client)?;
-        let pending = self.pending_by_uid.get(&self.uid_of(client)).copied().unwrap_or(0);
-        if pending >= self.limits.pending_fences_per_uid {
-            return Err(WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!(
-                    "limits.pending_fences_per_uid = {} fences are pending; wait for some to end",
-                    self.limits.pending_fences_per_uid
-                ),
-            ));
-        }
+        self.may_pend_one_more(client)?;
         let guard = match policy {
             Policy::Pass => false,
             Policy::Guard => true,
@@ -73,6 +66,35 @@ impl<H: Handles> Broker<H> {
         Ok(FencePlan { guard, policy })
     }
 
+    pub(super) fn may_pend_one_more(&self, client: ClientId) -> Result<(), WireError> {
+        let pending = self.pending_by_uid.get(&self.uid_of(client)).copied().unwrap_or(0);
+        if pending >= self.limits.pending_fences_per_uid {
+            return Err(WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!(
+                    "limits.pending_fences_per_uid = {} fences are pending; wait for some to end",
+                    self.limits.pending_fences_per_uid
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A client's deadline in nanoseconds from now.
+    pub(super) fn deadline(&self, wanted_ms: u32) -> Result<u64, WireError> {
+        let wanted = u64::from(wanted_ms) * 1_000_000;
+        if wanted > self.limits.max_deadline_ns {
+            return Err(WireError::new(
+                ErrorCode::BAD_VALUE,
+                format!(
+                    "a fence's deadline is at most {} ms (fence.max_deadline_ms)",
+                    self.limits.max_deadline_ns / 1_000_000
+                ),
+            ));
+        }
+        Ok(if wanted == 0 { self.limits.deadline_ns } else { wanted })
+    }
+
     pub(super) fn share_fence(
         &mut self,
         now_ns: u64,
@@ -85,24 +107,14 @@ impl<H: Handles> Broker<H> {
         let plan = self.plan_fence(client, node, options.policy)?;
         let device = self.device_of(node)?;
         let at = self.at(device)?;
-        let wanted = u64::from(options.deadline_ms) * 1_000_000;
-        if wanted > self.limits.max_deadline_ns {
-            return Err(WireError::new(
-                ErrorCode::BAD_VALUE,
-                format!(
-                    "a fence's deadline is at most {} ms (fence.max_deadline_ms)",
-                    self.limits.max_deadline_ns / 1_000_000
-                ),
-            ));
-        }
-        let deadline = if wanted == 0 { self.limits.deadline_ns } else { wanted };
+        let deadline = self.deadline(options.deadline_ms)?;
         let (fd, watched, ender, guard) = match source {
             CheckedFence::Ended(result) => {
                 let state = ended(result, now_ns);
                 let fence = self.ids.object();
                 let guard = if plan.guard { self.backend } else { GuardKind::Source };
-                let handles = vec![client];
-                self.fences.insert(fence, Fence { at, guard, handles, state, pending: None });
+                let (handles, pending, point) = (vec![client], None, None);
+                self.fences.insert(fence, Fence { at, guard, handles, state, pending, point });
                 self.note(client, fence, Owned::Fence);
                 return Ok(Reply::FenceShared(FenceShared { fence, at, guard }));
             }
@@ -119,10 +131,10 @@ impl<H: Handles> Broker<H> {
             .map_err(|_| lost_error(device))?;
         let fence = self.ids.object();
         let uid = self.uid_of(client);
-        let pending = Some(Pending { fd, uid, _reference: reference });
+        let pending = Some(Pending { fd: Some(fd), uid, _reference: reference });
         *self.pending_by_uid.entry(uid).or_default() += 1;
-        let (handles, state) = (vec![client], FenceState::Pending);
-        self.fences.insert(fence, Fence { at, guard, handles, state, pending });
+        let (handles, state, point) = (vec![client], FenceState::Pending, None);
+        self.fences.insert(fence, Fence { at, guard, handles, state, pending, point });
         self.note(client, fence, Owned::Fence);
         self.touch(device, |device| device.fences.insert(fence));
         out.push(Effect::Watch {
@@ -165,7 +177,7 @@ impl<H: Handles> Broker<H> {
         let Some(fence) = self.fences.get_mut(&object) else {
             return Err(WireError::new(
                 ErrorCode::WRONG_OBJECT,
-                "the token is for a buffer; use Import",
+                "the token is for a buffer or a timeline; use Import or ImportTimeline",
             )
             .about(object.0));
         };
@@ -178,7 +190,7 @@ impl<H: Handles> Broker<H> {
         let handle = self.ids.object();
         let imported =
             FenceImported { fence: handle, at: fence.at, guard: fence.guard, state: fence.state };
-        let fds = fence.pending.iter().map(|pending| pending.fd.clone()).collect();
+        let fds = fence.pending.iter().filter_map(|pending| pending.fd.clone()).collect();
         self.fence_imports.insert(handle, object);
         self.use_token(&token);
         self.note(client, handle, Owned::FenceImport);
@@ -213,7 +225,7 @@ impl<H: Handles> Broker<H> {
         out.push(Effect::reply(client, id, reply));
     }
 
-    fn fence_named(
+    pub(super) fn fence_named(
         &self,
         client: ClientId,
         object: ObjectId,
@@ -222,9 +234,10 @@ impl<H: Handles> Broker<H> {
             Owned::Fence => object,
             Owned::FenceImport => self.fence_imports.get(&object).copied().unwrap_or(object),
             Owned::Lost(device) => return Err(lost_error(device)),
-            Owned::Buffer | Owned::Import => {
-                return Err(WireError::new(ErrorCode::WRONG_OBJECT, "this is a buffer, no fence")
-                    .about(object.0));
+            Owned::Buffer | Owned::Import | Owned::Timeline | Owned::TimelineImport => {
+                return Err(
+                    WireError::new(ErrorCode::WRONG_OBJECT, "this is no fence").about(object.0)
+                );
             }
         };
         let state = self.fences.get(&id).map(|fence| fence.state).ok_or_else(|| {
@@ -244,7 +257,7 @@ impl<H: Handles> Broker<H> {
         let Some(fence) = self.fences.get_mut(&id) else { return false };
         let Some(pending) = fence.pending.take() else { return false };
         fence.state = state;
-        let device = fence.at.device;
+        let (device, point) = (fence.at.device, fence.point);
         // What is shown of them is what is pending.
         self.dirty_clients.extend(&fence.handles);
         if fence.handles.is_empty() {
@@ -258,10 +271,13 @@ impl<H: Handles> Broker<H> {
         }
         drop(pending);
         self.touch(device, |device| device.fences.remove(&id));
+        if let Some((timeline, point)) = point {
+            self.point_ended(timeline, point, state);
+        }
         true
     }
 
-    fn uid_of(&self, client: ClientId) -> u32 {
+    pub(super) fn uid_of(&self, client: ClientId) -> u32 {
         self.clients.get(&client).map_or(u32::MAX, |client| client.creds.uid)
     }
 

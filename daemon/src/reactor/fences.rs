@@ -1,6 +1,6 @@
 //! The fences that are watched: by id, by device, by deadline, and in epoll.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dmashare_proto::{DeviceId, ObjectId};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use super::OnPoint;
 use super::deadlines::Deadlines;
 use crate::guard::Ender;
 
@@ -17,13 +18,21 @@ pub(super) struct Pending {
     pub source: Arc<OwnedFd>,
     pub ender: Option<Ender>,
     pub deadline_ns: u64,
+    pub point: Option<OnPoint>,
+}
+
+impl Pending {
+    /// Whether it is ours to end: then it has a deadline.
+    fn is_ours(&self) -> bool {
+        self.ender.is_some() || self.point.is_some_and(|on| on.in_turn)
+    }
 }
 
 /// All of them.
 #[derive(Default)]
 pub(super) struct Table {
     fences: HashMap<ObjectId, Pending>,
-    of: HashMap<DeviceId, HashSet<ObjectId>>,
+    of: HashMap<DeviceId, BTreeSet<ObjectId>>,
     pub deadlines: Deadlines,
 }
 
@@ -41,7 +50,7 @@ impl Table {
             return Err((pending, errno.into()));
         }
         self.of.entry(pending.device).or_default().insert(fence);
-        if pending.ender.is_some() {
+        if pending.is_ours() {
             self.deadlines.add(pending.deadline_ns, fence);
         }
         self.fences.insert(fence, pending);
@@ -65,7 +74,7 @@ impl Table {
         Some(pending)
     }
 
-    /// Takes out everything of a device.
+    /// Takes out everything of a device, in the order in which it came.
     pub fn take_all_of(&mut self, device: DeviceId) -> Vec<(ObjectId, Pending)> {
         let of = self.of.remove(&device).unwrap_or_default();
         let mut taken = Vec::with_capacity(of.len());

@@ -18,13 +18,15 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::core::Sweep;
 use crate::devices::DeviceDesc;
 use crate::gate::Gate;
-use crate::guard::Ender;
+use crate::guard::{Ender, GuardBackend};
 use crate::kernel::Machine;
 use crate::state_page::StatePage;
+use crate::timeline::{Line, NewLine};
 
 mod deadlines;
 mod engine;
 mod fences;
+mod lines;
 mod removals;
 mod uevents;
 
@@ -60,6 +62,33 @@ pub enum Command {
         ender: Option<Ender>,
         /// CLOCK_MONOTONIC, nanoseconds.
         deadline_ns: u64,
+        /// The point of a timeline that it is the end of.
+        point: Option<OnPoint>,
+    },
+    /// Keep a timeline.
+    AddTimeline(ObjectId, DeviceId, NewLine),
+    /// Points of a timeline up to this one will come.
+    Promise(ObjectId, u64),
+    /// A point whose work is done, where points are signalled in turn.
+    SignalPoint(ObjectId, u64),
+    /// End what is promised and not submitted; answered by [`Notice::PromisesEnded`].
+    EndPromises(ObjectId, i32),
+    /// A timeline is on another keeper.
+    Adopt(ObjectId, Arc<Line>),
+    /// Nobody has a timeline any more.
+    DropTimeline(ObjectId),
+    /// Tell by [`Notice::LineSignalled`] when the eventfd is written to.
+    WatchPoint(ObjectId, OwnedFd),
+    /// Answer with [`Notice::PointProbed`] of the same values, behind all that has ended so far.
+    ProbePoint {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
     },
     /// Watch a fence of a lost buffer's reservation object: only to tell when it ends.
     WatchImplicit {
@@ -83,6 +112,17 @@ pub enum Command {
     Stop,
 }
 
+/// Where on a timeline a fence is.
+#[derive(Clone, Copy, Debug)]
+pub struct OnPoint {
+    /// The timeline.
+    pub timeline: ObjectId,
+    /// The point.
+    pub point: u64,
+    /// Nothing was put there: it is signalled when this fence and all below have ended.
+    pub in_turn: bool,
+}
+
 /// What the reactor tells the main thread, in the order in which it happened.
 #[derive(Debug)]
 pub enum Notice {
@@ -100,6 +140,23 @@ pub enum Notice {
     Probed {
         /// The fence.
         fence: ObjectId,
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
+    },
+    /// A timeline's promises are ended with this errno at this time.
+    PromisesEnded(ObjectId, i32, u64),
+    /// The kernel's timeline is signalled up to this point.
+    LineSignalled(ObjectId, u64),
+    /// All that had ended when the probe was taken out has been told.
+    PointProbed {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+        /// How far the kernel's timeline is signalled, if it can be asked.
+        signalled: Option<u64>,
         /// Who asks.
         client: ClientId,
         /// In which request.
@@ -127,6 +184,7 @@ impl Reactor {
         machine: Machine,
         uevents: Option<Uevents>,
         state_page: Arc<StatePage>,
+        backend: Option<Arc<dyn GuardBackend>>,
         notices: UnboundedSender<Notice>,
     ) -> io::Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
@@ -135,6 +193,7 @@ impl Reactor {
             machine,
             uevents,
             state_page,
+            backend,
             receiver,
             Arc::clone(&wake),
             notices.clone(),

@@ -125,8 +125,15 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
 
     // The reactor listens for removals before the devices are looked up, so none is missed.
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let reactor = Reactor::start(machine.clone(), uevents, Arc::clone(&state_page), notices_to)
-        .context("the fence reactor")?;
+    let backend: Option<Arc<dyn GuardBackend>> = backend.map(Arc::from);
+    let reactor = Reactor::start(
+        machine.clone(),
+        uevents,
+        Arc::clone(&state_page),
+        backend.clone(),
+        notices_to,
+    )
+    .context("the fence reactor")?;
     let (bus_to, bus_updates) = mpsc::unbounded_channel();
     let (connects_to, connects) = mpsc::unbounded_channel();
     let (late_to, late) = mpsc::unbounded_channel();
@@ -139,6 +146,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         state_page,
         connections: HashMap::new(),
         lanes: super::discard::Lanes::default(),
+        timelines: super::timelines::Timelines::default(),
         bus: bus_to,
         id_file,
         overdue: config.broker.overdue,
@@ -230,6 +238,7 @@ fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
         objects_per_client: config.limits.objects_per_client as usize,
         tokens_per_client: config.limits.tokens_per_client as usize,
         pending_fences_per_uid: config.limits.pending_fences_per_uid as usize,
+        waits_per_client: config.limits.waits_per_client as usize,
         deadline_ns: nanos(config.fence.deadline).min(longest),
         max_deadline_ns: nanos(config.fence.max_deadline).min(longest),
         ack_timeout_ns: nanos(config.broker.ack_timeout),
