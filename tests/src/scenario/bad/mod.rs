@@ -67,5 +67,5 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     with("overdue/disconnect", overdue::DISCONNECT, overdue::run_disconnect),
     with("overdue/kill", overdue::KILL, overdue::run_kill),
     once("python", python::run),
-    Scenario { bound: Duration::from_secs(240), ..once("idle/no-wake-up", idle::run) },
+    Scenario { bound: Duration::from_secs(240), ..Scenario::new("idle/no-wake-up", idle::run) },
 ];
