@@ -33,6 +33,8 @@ type Run = fn(&mut World) -> Result<()>;
 const SIMULATED: &[Backend] = &[Backend::Simulated];
 /// What has nothing to do with guards is run with one backend of each machine.
 const ONCE: &[Backend] = &[Backend::Simulated, Backend::SwSync];
+/// The same where only a real kernel will do.
+const ONCE_REAL: &[Backend] = &[Backend::SwSync];
 
 const fn once(name: &'static str, run: Run) -> Scenario {
     Scenario { backends: ONCE, ..Scenario::new(name, run) }
@@ -63,6 +65,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     once("missing/no-bus", missing::run_no_bus),
     Scenario { backends: SIMULATED, ..Scenario::new("missing/no-device", missing::run_no_device) },
     once("missing/no-udev", missing::run_no_udev),
+    Scenario {
+        backends: ONCE_REAL,
+        bound: Duration::from_secs(300),
+        ..Scenario::new("missing/udev-comes-later", missing::run_udev_later)
+    },
     with("overdue/report", overdue::REPORT, overdue::run_report),
     with("overdue/disconnect", overdue::DISCONNECT, overdue::run_disconnect),
     with("overdue/kill", overdue::KILL, overdue::run_kill),
