@@ -22,6 +22,9 @@ pub(super) struct Points {
     kept: VecDeque<(u64, FenceState)>,
     /// Everything up to here ended too long ago.
     forgotten: u64,
+    /// Promises that nobody fulfils, from above the first to the second point: known to have failed
+    /// before it is their turn.
+    doomed: Option<(u64, u64, FenceState)>,
 }
 
 impl Points {
@@ -35,6 +38,11 @@ impl Points {
 
     pub fn ended(&self) -> u64 {
         self.ended
+    }
+
+    /// Whether some failed before their turn.
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.is_some()
     }
 
     /// Submitted points whose source has not ended.
@@ -72,10 +80,11 @@ impl Points {
 
     /// What was promised and not submitted will not come; gives the last such point.
     pub fn end_promises(&mut self, state: FenceState) -> Option<u64> {
-        let point = self.promised;
+        let (from, point) = (self.submitted.max(self.ended), self.promised);
         if !self.submit(point) {
             return None;
         }
+        self.doomed = Some((from, point, state));
         self.end(point, state);
         Some(point)
     }
@@ -123,6 +132,11 @@ impl Points {
             PointState::Unknown
         } else if point > self.submitted {
             PointState::Promised
+        } else if let Some((from, to, state)) = self.doomed
+            && point > from
+            && point <= to
+        {
+            state.into()
         } else if point > self.ended {
             PointState::Pending
         } else if point <= self.forgotten {
@@ -173,13 +187,15 @@ mod tests {
     }
 
     #[test]
-    fn ended_promises_wait_for_what_is_pending_below() {
+    fn ended_promises_are_told_before_what_is_pending_below() {
         let mut points = Points::default();
         points.promise(10);
         points.submit(4);
         assert_eq!(points.end_promises(LOST), Some(10));
         assert_eq!(points.end_promises(LOST), None);
-        assert_eq!(points.state(10), PointState::Pending);
+        // In the kernel they wait for their turn; that they failed is known at once.
+        assert_eq!((points.ended(), points.state(10)), (0, LOST.into()));
+        assert_eq!(points.state(4), PointState::Pending);
         points.end(4, OK);
         assert_eq!(points.state(4), OK.into());
         assert_eq!(points.state(5), LOST.into());

@@ -520,14 +520,17 @@ impl<H: Handles> Broker<H> {
         for object in std::mem::take(&mut self.moved) {
             self.dirty_timeline_clients(object);
             let Some(timeline) = self.timelines.get_mut(&object) else { continue };
-            let all_over = timeline.lost.is_some() && timeline.points.pending() == 0;
-            let later = match timeline.points.ended().checked_add(1) {
-                Some(next) if !all_over => timeline.waits.split_off(&next),
-                _ => BTreeMap::new(),
-            };
-            let over = std::mem::replace(&mut timeline.waits, later);
-            for (point, waits) in over {
-                let reply = Reply::PointState(timeline.state(point));
+            // Those whose turn has come, and those that are known to have failed before it.
+            let any = timeline.lost.is_some() || timeline.points.is_doomed();
+            let up_to = if any { u64::MAX } else { timeline.points.ended() };
+            let waiting = timeline.waits.range(..=up_to).map(|(&point, _)| point);
+            let over: Vec<_> = waiting
+                .map(|point| (point, timeline.state(point)))
+                .filter(|(_, state)| state.is_over())
+                .collect();
+            for (point, state) in over {
+                let waits = timeline.waits.remove(&point).unwrap_or_default();
+                let reply = Reply::PointState(state);
                 for wait in waits {
                     if let Some(client) = self.clients.get_mut(&wait.client) {
                         client.waits -= 1;
