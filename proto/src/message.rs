@@ -467,7 +467,8 @@ pub struct DeviceLost {
     pub buffers: u32,
     /// Imports that the client must let go of. If there are any, `Acknowledge` is awaited.
     pub imports: u32,
-    /// Fences of the client's, shared or imported, that ended with the cause.
+    /// What ended with the cause of the client's: fences, shared or imported, pending points of its
+    /// timelines, and each timeline's promises as one.
     pub fences: u32,
 }
 
