@@ -6,20 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dmashare_proto::message::{self, Export, GuardKind, Layout, Policy, ShareFence};
+use dmashare_proto::message::{self, AttachFence, Export, GuardKind, Layout, Policy, ShareFence};
 use dmashare_proto::{Reply, Request};
+use dmashare_uapi::dma_buf::Access;
 
 use crate::builder::Builder;
 use crate::deadline::Deadline;
-use crate::device::{Device, DeviceInfo};
+use crate::device::DeviceInfo;
 use crate::error::Error;
 use crate::event::Event;
-use crate::export::{ExportedBuffer, Shared};
+use crate::export::ExportedBuffer;
 use crate::fence::{ImportedFence, SharedFence};
 use crate::handle::Handle;
 use crate::import::{ImportedBuffer, Importer};
 use crate::inner::{Answer, Inner};
-use crate::token::{Grant, Token, millis};
+use crate::object::{self, Shared};
+use crate::token::{Grant, Token, deadline_millis, millis};
 
 /// How a fence is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,14 +139,13 @@ impl Connection {
         let fds: Vec<_> = std::iter::once(node).chain(planes.iter().copied()).collect();
         match self.0.call(&request, &fds)? {
             Answer::Plain(Reply::Exported(exported)) => {
-                let device = Device::new(&self.0.page, exported.at)?;
-                Ok(ExportedBuffer(Handle::new(&self.0, exported.buffer, device)))
+                Handle::new(&self.0, exported.buffer, exported.at).map(ExportedBuffer)
             }
             other => Err(self.0.nonsense(&request, other)),
         }
     }
 
-    /// Makes a token for a buffer or fence of this process's.
+    /// Makes a token for a buffer, a fence or a timeline of this process's.
     ///
     /// # Errors
     /// The broker refused: the device is lost, a value out of range, a quota used up.
@@ -194,17 +195,41 @@ impl Connection {
     ) -> Result<SharedFence, Error> {
         let request = Request::ShareFence(ShareFence {
             policy: options.policy,
-            // 0 would be the default.
-            deadline_ms: options.deadline.map_or(0, |deadline| millis(deadline).max(1)),
+            deadline_ms: deadline_millis(options.deadline),
         });
         match self.0.call(&request, &[node, sync_file])? {
             Answer::Plain(Reply::FenceShared(shared)) => {
-                let device = Device::new(&self.0.page, shared.at)?;
-                let handle = Handle::new(&self.0, shared.fence, device);
+                let handle = Handle::new(&self.0, shared.fence, shared.at)?;
                 Ok(SharedFence { handle, guard: shared.guard })
             }
             other => Err(self.0.nonsense(&request, other)),
         }
+    }
+
+    /// Puts a fence into the reservation object of each of a buffer's planes, for those who know
+    /// implicit synchronisation only: what this process does by itself with
+    /// DMA_BUF_IOCTL_IMPORT_SYNC_FILE (Linux 6.0, include/uapi/linux/dma-buf.h), but the importers'
+    /// guard is put there, which ends when the device is lost. `access` is what the fence's work does
+    /// to the buffer: for [`Access::Read`] writers wait, else everybody does. A fence that has ended
+    /// is not put anywhere.
+    ///
+    /// # Errors
+    /// The broker refused: one of both is lost, the kernel or the broker's guards cannot do it
+    /// (`UNSUPPORTED`).
+    pub fn attach(
+        &self,
+        fence: &impl object::Fence,
+        buffer: &impl object::Buffer,
+        access: Access,
+    ) -> Result<(), Error> {
+        self.0.tell(&Request::AttachFence(AttachFence {
+            fence: fence.object(),
+            buffer: buffer.object(),
+            access: match access {
+                Access::Read => message::Access::Read,
+                Access::Write | Access::ReadWrite => message::Access::Write,
+            },
+        }))
     }
 
     /// Uses a token for a fence.
@@ -215,8 +240,7 @@ impl Connection {
         let request = Request::ImportFence(token.0);
         match self.0.call(&request, &[])? {
             Answer::Fence(fence, fd) => {
-                let device = Device::new(&self.0.page, fence.at)?;
-                let handle = Handle::new(&self.0, fence.fence, device);
+                let handle = Handle::new(&self.0, fence.fence, fence.at)?;
                 Ok(ImportedFence { handle, guard: fence.guard, state: fence.state, fd })
             }
             other => Err(self.0.nonsense(&request, other)),

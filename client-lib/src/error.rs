@@ -3,8 +3,10 @@
 use std::io;
 
 use dmashare_proto::message::Cause;
-use dmashare_proto::{DeviceId, ErrorCode, WireError};
+use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};
 use nix::errno::Errno;
+
+use crate::fence_status::FenceError;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,17 @@ pub enum Error {
     /// The device is gone, and with it the contents of its buffers.
     #[error(transparent)]
     DeviceLost(#[from] DeviceLost),
+    /// What was waited for has ended, and its work is not done.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// The time is up, and the point is not over.
+    #[error("point {point} of timeline {timeline} is not signalled yet; wait again")]
+    TimeUp {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+    },
     /// The call cannot mean anything; the text says why.
     #[error("{0}")]
     InvalidArgument(String),
@@ -81,6 +94,7 @@ impl Error {
         match self {
             Self::DeviceLost(_) => true,
             Self::Broker(error) => error.code == ErrorCode::DEVICE_LOST,
+            Self::Fence(error) => error.is_device_lost(),
             _ => false,
         }
     }
@@ -111,6 +125,9 @@ impl Error {
             Self::NoAnswer { .. } => Errno::ETIMEDOUT as i32,
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(Errno::EIO as i32),
             Self::DeviceLost(lost) => lost.errno(),
+            Self::Fence(error) => error.errno(),
+            // As a wait for a syncobj says it.
+            Self::TimeUp { .. } => Errno::ETIME as i32,
             Self::InvalidArgument(_) => Errno::EINVAL as i32,
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dmashare_proto::message::Cause;
+use dmashare_proto::message::{self, Cause};
 use dmashare_proto::{DeviceId, ObjectId, Request};
 
 use crate::device::DeviceInfo;
@@ -22,6 +22,42 @@ pub enum Event {
     DeviceLost(Lost),
     /// Nothing of a lost device is left anywhere.
     DeviceGone(DeviceId),
+    /// A driver has declared its device wedged; the device is still there.
+    DeviceWedged(Wedged),
+}
+
+/// A device that its driver has declared wedged (the kernel's `WEDGED=` uevent,
+/// Documentation/gpu/drm-uapi.rst). What was pending of it has ended with [`Cause::Wedged`]; the
+/// device, its buffers and its timelines stay, until it has recovered or is lost. There is nothing
+/// to acknowledge, and it can be told several times.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Wedged {
+    /// Which device.
+    pub device: DeviceId,
+    /// When, on CLOCK_MONOTONIC.
+    pub at: Duration,
+    /// The ways out that the driver names, in its order: `none`, `rebind`, `bus-reset`, … The broker
+    /// takes none of them.
+    pub recovery: Vec<String>,
+    /// The task that the driver blames, if it names one.
+    pub task: Option<String>,
+    /// How many fences and points of this process's ended with the cause.
+    pub fences: u32,
+}
+
+impl From<message::DeviceWedged> for Wedged {
+    fn from(wedged: message::DeviceWedged) -> Self {
+        let message::DeviceWedged { device, at_ns, recovery, task, fences } = wedged;
+        let methods = recovery.split(',').map(str::trim).filter(|method| !method.is_empty());
+        Self {
+            device,
+            at: Duration::from_nanos(at_ns),
+            recovery: methods.map(str::to_owned).collect(),
+            task: Some(task).filter(|task| !task.is_empty()),
+            fences,
+        }
+    }
 }
 
 /// An event in the queue. It holds no handle of the connection, which holds the queue.
@@ -29,6 +65,7 @@ pub(crate) enum Notice {
     Added(DeviceInfo),
     Lost(Swept),
     Gone(DeviceId),
+    Wedged(Wedged),
 }
 
 impl Notice {
@@ -36,6 +73,7 @@ impl Notice {
         match self {
             Self::Added(info) => Event::DeviceAdded(info),
             Self::Gone(device) => Event::DeviceGone(device),
+            Self::Wedged(wedged) => Event::DeviceWedged(wedged),
             Self::Lost(swept) => Event::DeviceLost(Lost {
                 unacknowledged: swept.lost.imports > 0,
                 inner: Arc::clone(inner),
@@ -89,7 +127,8 @@ impl Lost {
         self.swept.lost.buffers
     }
 
-    /// How many fences of it, shared or imported by this process, ended with the cause.
+    /// How many fences of it, shared or imported by this process, and points of its timelines ended
+    /// with the cause.
     #[must_use]
     pub fn fences(&self) -> u32 {
         self.swept.lost.fences

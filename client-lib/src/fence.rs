@@ -13,7 +13,7 @@ use crate::device::Device;
 use crate::error::Error;
 use crate::fence_end::Ended;
 use crate::fence_status::FenceStatus;
-use crate::handle::Handle;
+use crate::handle::{Handle, handle_methods};
 use crate::inner::Answer;
 
 /// A fence of this process's that others may wait for. Dropped, it is given back without waiting;
@@ -23,19 +23,9 @@ pub struct SharedFence {
     pub(crate) guard: GuardKind,
 }
 
+handle_methods!(SharedFence, handle, "The device whose driver signals it.");
+
 impl SharedFence {
-    /// The broker's id for it.
-    #[must_use]
-    pub fn id(&self) -> ObjectId {
-        self.handle.id
-    }
-
-    /// The device whose driver signals it.
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.handle.device
-    }
-
     /// What importers get.
     #[must_use]
     pub fn guard(&self) -> GuardKind {
@@ -48,14 +38,6 @@ impl SharedFence {
     /// The request failed.
     pub fn query(&self) -> Result<FenceStatus, Error> {
         self.handle.query().map(|state| FenceStatus::new(self.id(), self.device().id(), state))
-    }
-
-    /// Gives it back, and waits for the broker.
-    ///
-    /// # Errors
-    /// The request failed. That the device is lost is no failure.
-    pub fn release(self) -> Result<(), Error> {
-        self.handle.release()
     }
 }
 
@@ -80,19 +62,9 @@ pub struct ImportedFence {
     pub(crate) fd: Option<OwnedFd>,
 }
 
+handle_methods!(ImportedFence, handle, "The device whose driver signals the source.");
+
 impl ImportedFence {
-    /// The broker's id for it.
-    #[must_use]
-    pub fn id(&self) -> ObjectId {
-        self.handle.id
-    }
-
-    /// The device whose driver signals the source.
-    #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.handle.device
-    }
-
     /// What the fd is.
     #[must_use]
     pub fn guard(&self) -> GuardKind {
@@ -153,14 +125,6 @@ impl ImportedFence {
             return ended.ask();
         }
         Ok(FenceStatus::Pending)
-    }
-
-    /// Gives it back, and waits for the broker.
-    ///
-    /// # Errors
-    /// The request failed. That the device is lost is no failure.
-    pub fn release(self) -> Result<(), Error> {
-        self.handle.release()
     }
 }
 

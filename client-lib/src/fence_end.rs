@@ -63,6 +63,7 @@ impl Ended<'_> {
     fn failed(&self, errno: i32) -> FenceStatus {
         FenceStatus::Failed(FenceError {
             fence: self.handle.id,
+            point: None,
             device: self.handle.device.id(),
             cause: None,
             errno,

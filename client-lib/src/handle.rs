@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dmashare_proto::message::DeviceAt;
 use dmashare_proto::{ErrorCode, ObjectId, Request};
 
 use crate::device::Device;
@@ -33,8 +34,10 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    pub(crate) fn new(inner: &Arc<Inner>, id: ObjectId, device: Device) -> Self {
-        Self { inner: Arc::clone(inner), id, device, returned: false }
+    /// A slot beyond the state page is the broker's mistake.
+    pub(crate) fn new(inner: &Arc<Inner>, id: ObjectId, at: DeviceAt) -> Result<Self, Error> {
+        let device = Device::new(&inner.page, at)?;
+        Ok(Self { inner: Arc::clone(inner), id, device, returned: false })
     }
 
     pub(crate) fn release(mut self) -> Result<(), Error> {
@@ -50,3 +53,49 @@ impl Drop for Handle {
         }
     }
 }
+
+/// What every type around a [`Handle`] has. `$handle` is its field, `$device` says what the device is
+/// to it.
+macro_rules! handle_methods {
+    ($type:ident, $handle:tt, $device:literal) => {
+        impl $type {
+            /// The broker's id for it.
+            #[must_use]
+            pub fn id(&self) -> ObjectId {
+                self.$handle.id
+            }
+
+            #[doc = $device]
+            #[must_use]
+            pub fn device(&self) -> &Device {
+                &self.$handle.device
+            }
+
+            /// Whether that device is lost: one load.
+            #[must_use]
+            pub fn is_lost(&self) -> bool {
+                self.$handle.device.is_lost()
+            }
+
+            /// Gives it back, and waits for the broker.
+            ///
+            /// # Errors
+            /// The request failed. That the device is lost is no failure.
+            pub fn release(self) -> Result<(), Error> {
+                // The rest of it, with its fds, is dropped before the broker is told.
+                let handle = {
+                    let this = self;
+                    this.$handle
+                };
+                handle.release()
+            }
+        }
+
+        impl $crate::object::sealed::Object for $type {
+            fn object(&self) -> ObjectId {
+                self.id()
+            }
+        }
+    };
+}
+pub(crate) use handle_methods;

@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dmashare_proto::message::{FenceImported, FenceState, Imported, Welcome};
+use dmashare_proto::message::{FenceImported, FenceState, Imported, TimelineInfo, Welcome};
 use dmashare_proto::{Event, ObjectId, Reply, Request, message};
 use dmashare_uapi::memfd::ReadOnlyPage;
 
@@ -22,6 +22,8 @@ pub(crate) enum Answer {
     /// In the registry already, so that a loss that follows in the stream finds it.
     Import(Arc<ImportCore>),
     Fence(FenceImported, Option<OwnedFd>),
+    /// With the syncobj, and what hangs up.
+    Timeline(TimelineInfo, [OwnedFd; 2]),
 }
 
 /// Every handle keeps the connection open.
@@ -48,7 +50,16 @@ impl Inner {
 
     /// A request that is answered by `Done`.
     pub(crate) fn tell(self: &Arc<Self>, request: &Request) -> Result<(), Error> {
-        match self.call(request, &[])? {
+        self.tell_with(request, &[])
+    }
+
+    /// The same, with descriptors.
+    pub(crate) fn tell_with(
+        self: &Arc<Self>,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), Error> {
+        match self.call(request, fds)? {
             Answer::Plain(Reply::Done(())) => Ok(()),
             other => Err(self.nonsense(request, other)),
         }
@@ -60,6 +71,7 @@ impl Inner {
             Answer::Plain(reply) => reply.name(),
             Answer::Import(_) => "Imported",
             Answer::Fence(..) => "FenceImported",
+            Answer::Timeline(..) => "Timeline",
         };
         let error = Error::Protocol(format!("{name} in answer to {}", request.name()));
         self.channel.break_off(self, &error);
@@ -108,6 +120,12 @@ impl Handler for Arc<Inner> {
                 }
                 Ok(Answer::Fence(fence, fds.pop()))
             }
+            Reply::Timeline(timeline) => match <[OwnedFd; 2]>::try_from(fds) {
+                Ok(fds) => Ok(Answer::Timeline(timeline, fds)),
+                Err(fds) => {
+                    Err(Error::Protocol(format!("Timeline with {} file descriptors", fds.len())))
+                }
+            },
             other if !fds.is_empty() => Err(Error::Protocol(format!(
                 "{} with {} file descriptors",
                 other.name(),
@@ -127,6 +145,7 @@ impl Handler for Arc<Inner> {
                 self.imports.forget(device);
                 Some(Notice::Gone(device))
             }
+            Event::DeviceWedged(wedged) => Some(Notice::Wedged(wedged.into())),
             _ => None,
         })
     }
@@ -137,6 +156,7 @@ impl Handler for Arc<Inner> {
             // Its drop gives it back.
             Answer::Import(_) => return,
             Answer::Fence(message::FenceImported { fence, .. }, _) => fence,
+            Answer::Timeline(message::TimelineInfo { timeline, .. }, _) => timeline,
             Answer::Plain(Reply::Exported(exported)) => exported.buffer,
             Answer::Plain(Reply::FenceShared(shared)) => shared.fence,
             Answer::Plain(_) => return,

@@ -1,5 +1,5 @@
-//! Share dma-bufs and fences between processes on different GPUs through `dmashared`, so that
-//! pulling an external GPU is an event and not a crash.
+//! Share dma-bufs, fences and timelines between processes on different GPUs through `dmashared`, so
+//! that pulling an external GPU is an event and not a crash.
 //!
 //! What was imported through this library can be taken back: when the exporter's GPU goes away,
 //! mappings show zeros in place of faulting, fences end with an error in place of never, fds are
@@ -41,7 +41,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | at once, seen by every thread | [`Device::is_lost`], [`MappedBuffer::begin`] and [`Bracket::end`] say so; [`Device::wait_lost`] and [`ImportedFence::wait`] wake |
+//! | at once, seen by every thread | [`Device::is_lost`], [`MappedBuffer::begin`] and [`Bracket::end`] say so; [`Device::wait_lost`], [`ImportedFence::wait`] and [`Timeline::wait`] wake, [`Timeline::lost_fd`] hangs up |
 //! | as soon as any thread reads the event, or meets the loss in an import | the library replaces the import's mappings by zero pages, in place, and closes its fds |
 //! | then | [`Connection::dispatch`] gives [`Event::DeviceLost`] |
 //! | the owner's | to drop GEM handles, textures and duplicated fds, and then [`Lost`] |
@@ -71,22 +71,29 @@ mod import;
 mod import_core;
 mod inner;
 mod mapped;
+mod object;
 mod registry;
+mod timeline;
 mod token;
 
 pub use builder::Builder;
 pub use connection::{Connection, FenceOptions};
 pub use device::{Device, DeviceInfo};
 pub use error::{DeviceLost, Error};
-pub use event::{Event, Lost};
-pub use export::{ExportedBuffer, Shared};
+pub use event::{Event, Lost, Wedged};
+pub use export::ExportedBuffer;
 pub use fence::{ImportedFence, SharedFence};
 pub use fence_status::{FenceError, FenceStatus};
 pub use import::{ImportedBuffer, Importer};
 pub use mapped::{Bracket, MappedBuffer};
+pub use object::{Buffer, Fence, Shared};
+pub use timeline::Timeline;
 pub use token::{Grant, Token};
 
-pub use dmashare_proto::message::{Cause, Grantee, GuardKind, Layout, Plane, Policy};
+pub use dmashare_proto::limits::MAX_POINT;
+pub use dmashare_proto::message::{
+    Cause, Direction, Grantee, GuardKind, Layout, Plane, PointState, Policy,
+};
 pub use dmashare_proto::state_page::DeviceState;
 pub use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};
 pub use dmashare_uapi::dma_buf::Access;

@@ -77,6 +77,11 @@ pub(crate) fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
+/// A deadline as the broker is told it, for whom 0 is its default.
+pub(crate) fn deadline_millis(deadline: Option<Duration>) -> u32 {
+    deadline.map_or(0, |deadline| millis(deadline).max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{DEVICE, NOW, SOON, connected, readable};
 use dmashare::{DeviceId, Error, Event};
+use dmashare_proto::message::DeviceWedged;
 use dmashare_proto::{Event as Wire, Reply};
 
 fn gone(events: &[Event]) -> Vec<DeviceId> {
@@ -28,6 +29,30 @@ fn readable_while_there_is_something() {
     assert_eq!(gone(&connection.dispatch(NOW).unwrap()), [DeviceId(1), DeviceId(2)]);
     assert!(!readable(&connection, NOW));
     assert!(connection.dispatch(NOW).unwrap().is_empty());
+}
+
+#[test]
+fn a_wedged_device_is_told_each_time() {
+    let (connection, broker) = connected();
+    let told = |recovery: &str, task: &str| DeviceWedged {
+        device: DEVICE,
+        at_ns: 7,
+        recovery: recovery.to_owned(),
+        task: task.to_owned(),
+        fences: 2,
+    };
+    broker.event(Wire::DeviceWedged(told("rebind,bus-reset", "game")));
+    broker.event(Wire::DeviceWedged(told("", "")));
+    let events = connection.dispatch(SOON).unwrap();
+    let [Event::DeviceWedged(first), Event::DeviceWedged(second)] = &events[..] else {
+        panic!("{events:?}")
+    };
+    assert_eq!((first.device, first.at, first.fences), (DEVICE, Duration::from_nanos(7), 2));
+    assert_eq!(
+        (&first.recovery[..], first.task.as_deref()),
+        (&["rebind".to_owned(), "bus-reset".to_owned()][..], Some("game"))
+    );
+    assert!(second.recovery.is_empty() && second.task.is_none());
 }
 
 #[test]

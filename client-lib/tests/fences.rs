@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::{AT, Broker, DEVICE, NOW, SOON, connected};
 use dmashare::{
-    Cause, Connection, DeviceState, Error, ErrorCode, FenceStatus, GuardKind, ImportedFence,
-    ObjectId, Token, WireError,
+    Access, Cause, Connection, DeviceState, Error, ErrorCode, FenceStatus, GuardKind,
+    ImportedFence, ObjectId, Token, WireError,
 };
-use dmashare_proto::message::{FenceImported, FenceState};
+use dmashare_proto::message::{self, AttachFence, FenceImported, FenceState};
 use dmashare_proto::{Reply, Request};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -159,6 +159,26 @@ fn a_passed_source_of_a_lost_device_is_asked_about_while_it_pends() {
         client.join().unwrap()
     });
     assert!(matches!(status, FenceStatus::Failed(error) if error.errno() == libc::ENODEV));
+}
+
+#[test]
+fn one_is_put_into_a_buffer() {
+    let (connection, mut broker) = connected();
+    let (fence, _source) = pending(&connection, &mut broker, GuardKind::SwSync);
+    let buffer = common::import(&connection, &mut broker, 21, "dmashare-attach");
+    let accesses = [
+        (Access::Read, message::Access::Read),
+        (Access::Write, message::Access::Write),
+        (Access::ReadWrite, message::Access::Write),
+    ];
+    for (access, wire) in accesses {
+        thread::scope(|scope| {
+            let client = scope.spawn(|| connection.attach(&fence, &buffer, access));
+            let attach = AttachFence { fence: FENCE, buffer: buffer.id(), access: wire };
+            broker.expect_done(&Request::AttachFence(attach));
+            client.join().unwrap().unwrap();
+        });
+    }
 }
 
 #[test]

@@ -13,4 +13,5 @@ pub mod reactor;
 pub mod shell;
 pub mod state_page;
 mod sync;
+pub mod timeline;
 pub mod view;

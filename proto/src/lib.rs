@@ -11,6 +11,7 @@ pub mod limits;
 pub mod message;
 pub mod report;
 pub mod state_page;
+pub mod timeline;
 pub mod transport;
 
 pub use error::{ErrorCode, WireError};

@@ -7,6 +7,10 @@ use crate::error::{ErrorCode, WireError};
 use crate::ids::{DeviceId, ObjectId, Token};
 use crate::limits::MAX_NAME;
 use crate::state_page::{DeviceState, Word};
+pub use crate::timeline::{
+    Access, AttachFence, CreateTimeline, DeviceWedged, Direction, PointAt, PointState, SubmitPoint,
+    TimelineInfo,
+};
 
 macro_rules! messages {
     (
@@ -87,6 +91,21 @@ messages! {
         QueryFence(ObjectId) = 9,
         /// Everything of the lost device has been let go of.
         Acknowledge(DeviceId) = 10,
+        /// Make a timeline. Fds: a DRM node of the device whose loss ends it.
+        CreateTimeline(CreateTimeline) = 11,
+        /// Points up to this one will come.
+        PromisePoint(PointAt) = 12,
+        /// Hand over a point's source. Fds: none (the work is done), or a DRM node of the source's
+        /// device and the sync_file.
+        SubmitPoint(SubmitPoint) = 13,
+        /// Use a token for a timeline.
+        ImportTimeline(Token) = 14,
+        /// How a point stands, with the cause of its end.
+        QueryPoint(PointAt) = 15,
+        /// The same, answered once the point is signalled.
+        WaitPoint(PointAt) = 16,
+        /// Put a fence into a buffer's reservation object.
+        AttachFence(AttachFence) = 17,
     }
 }
 
@@ -103,7 +122,7 @@ messages! {
         Granted(Token) = 0x8004,
         /// To `Import`. Fds: one a plane.
         Imported(Imported) = 0x8005,
-        /// To `Release` and `Acknowledge`.
+        /// To `Release`, `Acknowledge`, `PromisePoint`, `SubmitPoint` and `AttachFence`.
         Done(()) = 0x8006,
         /// To `ShareFence`.
         FenceShared(FenceShared) = 0x8007,
@@ -111,6 +130,11 @@ messages! {
         FenceImported(FenceImported) = 0x8008,
         /// To `QueryFence`.
         FenceState(FenceState) = 0x8009,
+        /// To `CreateTimeline` and `ImportTimeline`. Fds: the drm_syncobj, and what hangs up when the
+        /// timeline is lost.
+        Timeline(TimelineInfo) = 0x800a,
+        /// To `QueryPoint` and `WaitPoint`.
+        PointState(PointState) = 0x800b,
         /// To any: it failed, and nothing was changed.
         Error(WireError) = 0xffff,
     }
@@ -125,6 +149,8 @@ messages! {
         DeviceLost(DeviceLost) = 0xc002,
         /// Nothing of a lost device is left; its id is never used again.
         DeviceGone(DeviceId) = 0xc003,
+        /// A driver has declared its device wedged; it is still there.
+        DeviceWedged(DeviceWedged) = 0xc004,
     }
 }
 
@@ -234,7 +260,7 @@ pub enum Grantee {
 /// A right to hand out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// A buffer or a fence of the client's own.
+    /// A buffer, a fence or a timeline of the client's own.
     pub object: ObjectId,
     /// Who may use it.
     pub to: Grantee,
@@ -441,7 +467,8 @@ pub struct DeviceLost {
     pub buffers: u32,
     /// Imports that the client must let go of. If there are any, `Acknowledge` is awaited.
     pub imports: u32,
-    /// Fences of the client's, shared or imported, that ended with the cause.
+    /// What ended with the cause of the client's: fences, shared or imported, pending points of its
+    /// timelines, and each timeline's promises as one.
     pub fences: u32,
 }
 

@@ -106,6 +106,9 @@ pub struct UnplugReport {
     pub guards: u32,
     /// Fences that had been passed through: they are their driver's to end.
     pub passed: u32,
+    /// Timelines with points that were promised and will not come.
+    #[serde(default)]
+    pub promises: u32,
     /// Buffers that were exported from the device.
     pub buffers: u32,
     /// Imports that were taken back.
@@ -168,6 +171,7 @@ mod tests {
             marks: vec![Mark { step: Step::GateClosed, at_ns: 9 }],
             guards: 0,
             passed: 0,
+            promises: 0,
             buffers: 0,
             imports: 0,
             told: 0,

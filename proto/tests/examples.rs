@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 
 use dmashare_proto::codec::{self, Incoming};
 use dmashare_proto::message::{
-    Cause, DeviceAt, DeviceInfo, DeviceLost, Event, Export, Exported, FenceImported, FenceShared,
-    FenceState, Grant, Grantee, GuardKind, Hello, Import, Imported, Importer, Layout, Plane,
-    Policy, Reply, Request, ShareFence, Welcome,
+    Access, AttachFence, Cause, CreateTimeline, DeviceAt, DeviceInfo, DeviceLost, DeviceWedged,
+    Direction, Event, Export, Exported, FenceImported, FenceShared, FenceState, Grant, Grantee,
+    GuardKind, Hello, Import, Imported, Importer, Layout, Plane, PointAt, PointState, Policy,
+    Reply, Request, ShareFence, SubmitPoint, TimelineInfo, Welcome,
 };
 use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{DeviceId, ErrorCode, ObjectId, Token, WireError, limits, state_page};
@@ -69,6 +70,10 @@ fn device() -> DeviceInfo {
     }
 }
 
+fn point(point: u64) -> PointAt {
+    PointAt { timeline: ObjectId(40), point }
+}
+
 fn requests() -> Vec<Example> {
     vec![
         request(
@@ -123,6 +128,46 @@ fn requests() -> Vec<Example> {
         request("import-fence", 10, 0, Request::ImportFence(token())),
         request("query-fence", 11, 0, Request::QueryFence(ObjectId(300))),
         request("acknowledge", u64::MAX, 0, Request::Acknowledge(DeviceId(3))),
+    ]
+}
+
+fn timeline_requests() -> Vec<Example> {
+    vec![
+        request(
+            "create-timeline",
+            12,
+            1,
+            Request::CreateTimeline(CreateTimeline {
+                policy: Policy::Auto,
+                direction: Direction::Acquire,
+            }),
+        ),
+        request("promise-point", 13, 0, Request::PromisePoint(point(6))),
+        request(
+            "submit-point",
+            14,
+            2,
+            Request::SubmitPoint(SubmitPoint { to: point(5), deadline_ms: 500 }),
+        ),
+        request(
+            "submit-point-done",
+            15,
+            0,
+            Request::SubmitPoint(SubmitPoint { to: point(limits::MAX_POINT), deadline_ms: 0 }),
+        ),
+        request("import-timeline", 16, 0, Request::ImportTimeline(token())),
+        request("query-point", 17, 0, Request::QueryPoint(point(5))),
+        request("wait-point", 18, 0, Request::WaitPoint(point(6))),
+        request(
+            "attach-fence",
+            19,
+            0,
+            Request::AttachFence(AttachFence {
+                fence: ObjectId(300),
+                buffer: ObjectId(18),
+                access: Access::Write,
+            }),
+        ),
     ]
 }
 
@@ -220,6 +265,36 @@ fn replies() -> Vec<Example> {
     ]
 }
 
+fn timeline_replies() -> Vec<Example> {
+    let made = TimelineInfo {
+        timeline: ObjectId(40),
+        at: at(),
+        direction: Direction::Acquire,
+        guard: GuardKind::SwSync,
+        promised: 0,
+    };
+    let imported = TimelineInfo {
+        timeline: ObjectId(41),
+        at: at(),
+        direction: Direction::Release,
+        guard: GuardKind::None,
+        promised: 6,
+    };
+    let at_ns = 5_000_000_000;
+    vec![
+        reply("timeline", 12, 2, Reply::Timeline(made)),
+        reply("timeline-imported", 16, 2, Reply::Timeline(imported)),
+        reply("point-state-unknown", 17, 0, Reply::PointState(PointState::Unknown)),
+        reply("point-state-ok", 17, 0, Reply::PointState(PointState::Ok { at_ns })),
+        reply(
+            "point-state-failed",
+            18,
+            0,
+            Reply::PointState(PointState::Failed { cause: Cause::Exporter(130), at_ns }),
+        ),
+    ]
+}
+
 fn events() -> Vec<Example> {
     vec![
         event("device-added", Event::DeviceAdded(device())),
@@ -235,7 +310,21 @@ fn events() -> Vec<Example> {
             }),
         ),
         event("device-gone", Event::DeviceGone(DeviceId(3))),
+        event(
+            "device-wedged",
+            Event::DeviceWedged(DeviceWedged {
+                device: DeviceId(3),
+                at_ns: 123_456_789_012,
+                recovery: "rebind,bus-reset".into(),
+                task: "game".into(),
+                fences: 2,
+            }),
+        ),
     ]
+}
+
+fn examples() -> impl Iterator<Item = Example> {
+    [requests(), timeline_requests(), replies(), timeline_replies(), events()].into_iter().flatten()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -263,9 +352,8 @@ fn the_bytes_are_what_the_codec_produces() {
     let bless = std::env::var_os("DMASHARE_BLESS").is_some();
     let mut text = TEXT.to_owned();
     let mut wrong = Vec::new();
-    let examples = [requests(), replies(), events()].into_iter().flatten();
     let mut count = 0;
-    for example in examples {
+    for example in examples() {
         count += 1;
         let right = hex(&example.bytes);
         match block(&text, example.name) {
@@ -289,7 +377,7 @@ fn the_bytes_are_what_the_codec_produces() {
 
 #[test]
 fn every_message_is_in_a_table() {
-    for example in [requests(), replies(), events()].into_iter().flatten() {
+    for example in examples() {
         let header = codec::decode_header(&example.bytes).unwrap();
         let name = match header.kind {
             kind @ 0..0x8000 => {
@@ -319,6 +407,7 @@ fn the_limits_are_in_the_table() {
         ("name of a client, bytes", limits::MAX_NAME as u64),
         ("width and height, pixels", u64::from(limits::MAX_EXTENT)),
         ("life of a token, ms", u64::from(limits::MAX_TOKEN_TTL_MS)),
+        ("highest point of a timeline", limits::MAX_POINT),
         ("state page, bytes", state_page::SIZE as u64),
         ("slots of the state page", u64::from(state_page::SLOTS)),
     ];
@@ -334,11 +423,8 @@ fn the_limits_are_in_the_table() {
 /// An example for each number that the codec knows, found by trying all of them.
 #[test]
 fn no_message_is_without_an_example() {
-    let kinds: Vec<u16> = [requests(), replies(), events()]
-        .into_iter()
-        .flatten()
-        .map(|example| codec::decode_header(&example.bytes).unwrap().kind)
-        .collect();
+    let kinds: Vec<u16> =
+        examples().map(|example| codec::decode_header(&example.bytes).unwrap().kind).collect();
     for kind in 0..=u16::MAX {
         let mut bytes = vec![0; codec::HEADER];
         bytes[..2].copy_from_slice(&kind.to_le_bytes());

@@ -25,6 +25,7 @@ SOCKET = "/run/dmashare/broker.sock"
 HEADER = struct.Struct("<HHIQ")
 MAX_MESSAGE = 16384
 MAX_FDS = 8
+MAX_POINT = (1 << 63) - 1
 # More than the limit, so that a message with too many is seen as one and not as a cut one.
 ROOM_FDS = 253
 
@@ -168,6 +169,17 @@ CAUSE = enum(
 FENCE_STATE = enum(
     "Pending", ("Ok", record(at_ns=U64)), ("Failed", record(cause=CAUSE, at_ns=U64))
 )
+POINT_STATE = enum(
+    "Unknown",
+    "Promised",
+    "Pending",
+    ("Ok", record(at_ns=U64)),
+    ("Failed", record(cause=CAUSE, at_ns=U64)),
+    "Forgotten",
+)
+POLICY = enum("Auto", "Guard", "Pass")
+DIRECTION = enum("Acquire", "Release")
+POINT_AT = record(timeline=U64, point=U64)
 DEVICE_AT = record(device=U64, slot=U32, word=U32)
 DEVICE_INFO = record(
     at=DEVICE_AT,
@@ -192,10 +204,17 @@ REQUESTS = {
     "Grant": (4, record(object=U64, to=enum("Anyone", ("Uid", U32)), uses=U32, ttl_ms=U32)),
     "Import": (5, record(token=BYTES16, by=enum("Cpu", "Device"))),
     "Release": (6, U64),
-    "ShareFence": (7, record(policy=enum("Auto", "Guard", "Pass"), deadline_ms=U32)),
+    "ShareFence": (7, record(policy=POLICY, deadline_ms=U32)),
     "ImportFence": (8, BYTES16),
     "QueryFence": (9, U64),
     "Acknowledge": (10, U64),
+    "CreateTimeline": (11, record(policy=POLICY, direction=DIRECTION)),
+    "PromisePoint": (12, POINT_AT),
+    "SubmitPoint": (13, record(to=POINT_AT, deadline_ms=U32)),
+    "ImportTimeline": (14, BYTES16),
+    "QueryPoint": (15, POINT_AT),
+    "WaitPoint": (16, POINT_AT),
+    "AttachFence": (17, record(fence=U64, buffer=U64, access=enum("Read", "Write"))),
 }
 REPLIES = {
     "Welcome": (
@@ -223,6 +242,11 @@ REPLIES = {
         record(fence=U64, at=DEVICE_AT, guard=GUARD_KIND, state=FENCE_STATE),
     ),
     "FenceState": (0x8009, FENCE_STATE),
+    "Timeline": (
+        0x800A,
+        record(timeline=U64, at=DEVICE_AT, direction=DIRECTION, guard=GUARD_KIND, promised=U64),
+    ),
+    "PointState": (0x800B, POINT_STATE),
     "Error": (0xFFFF, record(code=U16, errno=I32, object=U64, message=STRING)),
 }
 EVENTS = {
@@ -232,6 +256,10 @@ EVENTS = {
         record(device=U64, cause=CAUSE, at_ns=U64, buffers=U32, imports=U32, fences=U32),
     ),
     "DeviceGone": (0xC003, U64),
+    "DeviceWedged": (
+        0xC004,
+        record(device=U64, at_ns=U64, recovery=STRING, task=STRING, fences=U32),
+    ),
 }
 MESSAGES = {**REQUESTS, **REPLIES, **EVENTS}
 BY_NUMBER = {kind: (name, body) for name, (kind, body) in MESSAGES.items()}
@@ -269,12 +297,15 @@ def close_all(fds):
 
 
 class Client:
-    """One connection. Events that come while a reply is awaited are kept in `events`."""
+    """One connection. Events that come while a reply is awaited are kept in `events`, replies to
+    other requests in `replies`."""
 
     def __init__(self, sock):
         self.sock = sock
         self.next_id = 1
         self.events = collections.deque()
+        self.awaited = set()
+        self.replies = {}
         self.page = None
         self.welcome = None
 
@@ -334,23 +365,45 @@ class Client:
             raise
         return Message(name, number, body, fds)
 
-    def request(self, name, body=None, fds=()):
-        """The reply's body and descriptors."""
+    def begin(self, name, body=None, fds=()):
+        """Sends a request; gives the number to `finish` it by."""
         number, self.next_id = self.next_id, self.next_id + 1
         self.send_bytes(encode(name, number, body, len(fds)), fds)
-        while True:
-            message = self.receive()
-            if message is None:
-                raise ConnectionError("the broker closed the connection")
-            if message.name in EVENTS:
-                self.events.append(message)
-                continue
-            if message.name == "Error" and message.id in (number, 0):
-                raise Refused(message.body)
-            if message.id != number:
-                close_all(message.fds)
-                raise ProtocolError(f"a reply to {message.id}, which was not asked")
-            return message.body, message.fds
+        self.awaited.add(number)
+        return number
+
+    def pump(self, timeout=None):
+        """Waits for one message, and puts it where it belongs; False after `timeout` seconds."""
+        if not select.select([self.sock], [], [], timeout)[0]:
+            return False
+        message = self.receive()
+        if message is None:
+            raise ConnectionError("the broker closed the connection")
+        if message.name in EVENTS:
+            self.events.append(message)
+        elif message.name == "Error" and message.id == 0:
+            raise Refused(message.body)
+        elif message.id in self.awaited:
+            self.awaited.remove(message.id)
+            self.replies[message.id] = message
+        else:
+            close_all(message.fds)
+            raise ProtocolError(f"{message.name} to {message.id}, which was not asked")
+        return True
+
+    def finish(self, number, timeout=None):
+        """The reply's body and descriptors, or None where none came in time."""
+        while number not in self.replies:
+            if not self.pump(timeout):
+                return None
+        reply = self.replies.pop(number)
+        if reply.name == "Error":
+            raise Refused(reply.body)
+        return reply.body, reply.fds
+
+    def request(self, name, body=None, fds=()):
+        """The reply's body and descriptors."""
+        return self.finish(self.begin(name, body, fds))
 
     def hello(self, name="python", versions=(1, 1)):
         body = {
@@ -370,16 +423,9 @@ class Client:
 
     def next_event(self, timeout=None):
         """An event, or None after `timeout` seconds; raises ConnectionError at the end."""
-        if not self.events:
-            if not select.select([self.sock], [], [], timeout)[0]:
+        while not self.events:
+            if not self.pump(timeout):
                 return None
-            message = self.receive()
-            if message is None:
-                raise ConnectionError("the broker closed the connection")
-            if message.name not in EVENTS:
-                close_all(message.fds)
-                raise ProtocolError(f"{message.name} was not asked")
-            self.events.append(message)
         return self.events.popleft()
 
 
@@ -513,22 +559,30 @@ def say_event(client, event, extra=None):
     say(event=event.name, body=event.body, **(extra or {}))
 
 
-def hold(client, on_event=None, commands=None):
-    """Tells events until standard input ends; a line on it can be a command."""
+def hold(client, on_event=None, commands=None, readable=None):
+    """Tells events until standard input ends; a line on it can be a command with numbers. Each file
+    in `readable` is told of once. Replies to what a command began are told when they come."""
+    readable = dict(readable or {})
     while True:
         while client.events:
             event = client.events.popleft()
             (on_event or say_event)(client, event)
-        ready, _, _ = select.select([client.sock, sys.stdin], [], [])
+        while client.replies:
+            number, reply = client.replies.popitem()
+            say(reply=reply.name, id=number, body=reply.body)
+        ready, _, _ = select.select([client.sock, sys.stdin, *readable], [], [])
         if client.sock in ready:
-            client.events.append(client.next_event())
+            client.pump()
+        for file in readable.keys() & set(ready):
+            readable.pop(file)()
         if sys.stdin in ready:
             line = sys.stdin.readline()
             if not line:
                 return
-            action = (commands or {}).get(line.strip())
+            name, *numbers = line.split() or [""]
+            action = (commands or {}).get(name)
             if action:
-                action()
+                action(*map(int, numbers))
             else:
                 say(unknown=line.strip())
 
@@ -643,6 +697,72 @@ def command_import_fence(client, args):
     say(woke=woke, state=state, status=status)
 
 
+def command_create_timeline(client, args):
+    node = os.open(args.node, os.O_RDWR | os.O_CLOEXEC)
+    body = {"policy": args.policy.capitalize(), "direction": args.direction.capitalize()}
+    timeline, fds = client.request("CreateTimeline", body, [node])
+    say(**timeline, token=grant(client, args, timeline["timeline"]))
+    hold_timeline(client, timeline["timeline"], fds, node)
+
+
+def command_import_timeline(client, args):
+    timeline, fds = client.request("ImportTimeline", args.token)
+    say(**timeline)
+    node = os.open(args.node, os.O_RDWR | os.O_CLOEXEC) if args.node else None
+    hold_timeline(client, timeline["timeline"], fds, node)
+
+
+def hold_timeline(client, timeline, fds, node):
+    """`promise N`, `submit N FD` (a sync_file of this process's), `done N`, `query N`, `wait N`,
+    `release`; a wait is answered when it is."""
+    _syncobj, lost = fds
+
+    def at(point):
+        return {"timeline": timeline, "point": point}
+
+    def submit(point, sync_file):
+        if node is None:
+            say(missing="--node")
+            return
+        client.request("SubmitPoint", {"to": at(point), "deadline_ms": 0}, [node, sync_file])
+        say(submitted=point)
+
+    def done(point):
+        client.request("SubmitPoint", {"to": at(point), "deadline_ms": 0})
+        say(submitted=point)
+
+    def promise(point):
+        client.request("PromisePoint", at(point))
+        say(promised=point)
+
+    commands = {
+        "promise": promise,
+        "submit": submit,
+        "done": done,
+        "query": lambda point: say(point=point, state=client.request("QueryPoint", at(point))[0]),
+        "wait": lambda point: say(point=point, id=client.begin("WaitPoint", at(point))),
+        "release": lambda: release(client, timeline),
+    }
+    hold(client, commands=commands, readable={lost: lambda: say(lost=hung_up(lost))})
+
+
+def hung_up(fd):
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return any(what & select.POLLHUP for _, what in poll.poll(0))
+
+
+def command_attach_fence(client, args):
+    fence, fences = client.request("ImportFence", args.fence)
+    buffer, planes = client.request("Import", {"token": args.buffer, "by": "Cpu"})
+    body = {"fence": fence["fence"], "buffer": buffer["import"], "access": args.access.capitalize()}
+    client.request("AttachFence", body)
+    close_all(fences)
+    close_all(planes)
+    say(attached=fence["fence"], to=buffer["import"])
+    hold(client)
+
+
 def command_watch(client, args):
     devices, _ = client.request("ListDevices")
     say(devices=devices)
@@ -721,6 +841,21 @@ def arguments():
     wait = add("import-fence", command_import_fence, help="use a token for a fence, and wait for it")
     wait.add_argument("token")
     wait.add_argument("--timeout", type=float, help="seconds; for ever without")
+
+    timeline = add("create-timeline", command_create_timeline, help="make a timeline; prints its token")
+    timeline.add_argument("--node", required=True, help="DRM node of the device whose loss ends it")
+    timeline.add_argument("--policy", choices=("auto", "guard", "pass"), default="auto")
+    timeline.add_argument("--direction", choices=("acquire", "release"), default="acquire")
+    add_grant(timeline)
+
+    take = add("import-timeline", command_import_timeline, help="use a token for a timeline")
+    take.add_argument("token")
+    take.add_argument("--node", help="DRM node of the device whose fences are submitted")
+
+    attach = add("attach-fence", command_attach_fence, help="put a fence into a buffer, both by token")
+    attach.add_argument("fence")
+    attach.add_argument("buffer")
+    attach.add_argument("--access", choices=("read", "write"), default="write")
 
     watch = add("watch", command_watch, help="print events")
     watch.add_argument("--count", type=int, default=0, help="stop after so many")

@@ -67,6 +67,7 @@ def limits_are_the_tables():
     rows = dict(re.findall(r"^\| ([^|]+) \| (\d+) \|$", PROTOCOL.read_text(), re.M))
     assert dmashare.MAX_MESSAGE == int(rows["datagram, bytes"])
     assert dmashare.MAX_FDS == int(rows["fds beside a datagram"])
+    assert dmashare.MAX_POINT == int(rows["highest point of a timeline"])
 
 
 def numbers_at_their_bounds():
@@ -126,6 +127,20 @@ def stub_events_and_replies_are_told_apart(stub):
     assert stub.client.next_event(0) is None
 
 
+def stub_a_late_answer_finds_who_asked(stub):
+    stub.welcome()
+    wait = stub.client.begin("WaitPoint", {"timeline": 40, "point": 5})
+    stub.send("Devices", 3, [])
+    assert stub.client.request("ListDevices") == ([], [])
+    assert stub.client.finish(wait, 0) is None
+    stub.send("DeviceGone", 0, 7)
+    stub.send("PointState", wait, "Forgotten")
+    assert stub.client.finish(wait) == ("Forgotten", [])
+    assert stub.client.next_event(0).body == 7
+    stub.send("PointState", wait, "Forgotten")
+    breaks_protocol(stub.client.next_event, 0)
+
+
 def stub_an_error_is_raised(stub):
     body = {"code": 103, "errno": 0, "object": 0, "message": "no"}
     stub.send("Error", 1, body)
@@ -170,14 +185,14 @@ def stub_a_futex_waits_for_it(stub):
     stub.welcome()
     page = stub.client.page
     assert page.wait_for_loss(AT, 0.01) is False
-    waits = threading.Thread(target=lambda: results.append(page.wait_for_loss(AT, 10)))
+    waits = threading.Thread(target=lambda: results.append(page.wait_for_loss(AT, 100)))
     results = []
     waits.start()
     libc = dmashare.ctypes.CDLL(None)
     number = page.SYS_FUTEX[os.uname().machine]
     struct.pack_into("=I", stub.page, 128, 2 << 2 | 2)
     address = dmashare._address_of(stub.page) + 128
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 50
     while waits.is_alive() and time.monotonic() < deadline:
         # Until it has gone to sleep or has seen the word; FUTEX_WAKE, everyone.
         libc.syscall(number, dmashare.ctypes.c_void_p(address), 1, 1 << 30, None, None, 0)

@@ -36,4 +36,4 @@ pub use card::{Card, Role};
 pub use kernel_log::KernelLog;
 pub use process::Process;
 pub use source::Source;
-pub use world::{BOUND, Backend, Machine, Unplug, World};
+pub use world::{BOUND, Backend, Machine, NoUdevd, Unplug, World};

@@ -7,6 +7,7 @@
 //! others sleep on one condition variable. Every message passes the [`Handler`] on the reading
 //! thread, in the order of the stream, before anybody is told of it.
 
+mod long;
 mod receive;
 mod send;
 
@@ -22,6 +23,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{Shutdown, SockType, getsockopt, shutdown, sockopt};
 
 use crate::error::Error;
+
+pub(crate) use long::Asked;
 
 /// What is done with messages as they are read. Called without a lock, by one thread at a time.
 pub(crate) trait Handler {
@@ -55,6 +58,8 @@ enum Slot<A> {
     Answered(A),
     /// Nobody waits; the answer is dropped when it comes.
     Abandoned,
+    /// The same, but that may be long, so it is not counted as in flight.
+    Open,
 }
 
 struct State<A, N> {
@@ -153,7 +158,7 @@ impl<A, N> Channel<A, N> {
                 _ => Broken::Closed(state.last_words.take()),
             });
             state.outbox.clear();
-            state.slots.retain(|_, slot| !matches!(slot, Slot::Abandoned));
+            state.slots.retain(|_, slot| !matches!(slot, Slot::Abandoned | Slot::Open));
         }
         // ENOTCONN says that the peer was first, which is as readable.
         shutdown(self.socket.as_raw_fd(), Shutdown::Both).ok();

@@ -4,9 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{MutexGuard, PoisonError};
 
+use dmashare_proto::Reply;
 use dmashare_proto::codec::{Incoming, decode_incoming};
 use dmashare_proto::transport::{Buffer, Received};
-use dmashare_proto::{Reply, Request};
 use nix::poll::PollFlags;
 
 use super::{Channel, Handler, Slot, State};
@@ -41,14 +41,14 @@ impl<A, N> Channel<A, N> {
         Some(Reader { channel: self, buffer: Some(state.buffer.take()?) })
     }
 
-    /// Waits for the answer to `id`.
+    /// Waits for the answer to `id`. `None` if the deadline passes first: its place stays, to wait
+    /// again or to [`Self::leave`].
     pub(super) fn wait<H>(
         &self,
         handler: &H,
-        request: &Request,
         id: u64,
         deadline: Deadline,
-    ) -> Result<A, Error>
+    ) -> Result<Option<A>, Error>
     where
         H: Handler<Answer = A, Notice = N>,
     {
@@ -57,7 +57,7 @@ impl<A, N> Channel<A, N> {
             if matches!(state.slots.get(&id), Some(Slot::Answered(_)))
                 && let Some(Slot::Answered(answer)) = state.slots.remove(&id)
             {
-                return Ok(answer);
+                return Ok(Some(answer));
             }
             if let Some(broken) = &state.broken {
                 let error = broken.error();
@@ -65,9 +65,7 @@ impl<A, N> Channel<A, N> {
                 return Err(error);
             }
             if deadline.passed() {
-                state.slots.insert(id, Slot::Abandoned);
-                state.in_flight += 1;
-                return Err(Error::NoAnswer { request: request.name() });
+                return Ok(None);
             }
             state = match self.reader_from(&mut state) {
                 None => self.wait_changed(state, deadline),
@@ -80,6 +78,19 @@ impl<A, N> Channel<A, N> {
                 }
             };
         }
+    }
+
+    /// Nobody waits for the answer any more, which may have come by now: then it is given.
+    pub(super) fn leave(&self, id: u64, left: Slot<A>) -> Option<A> {
+        let mut state = self.lock();
+        match state.slots.remove(&id)? {
+            Slot::Answered(answer) => return Some(answer),
+            _ if state.broken.is_some() => return None,
+            _ => {}
+        }
+        state.in_flight += usize::from(matches!(left, Slot::Abandoned));
+        state.slots.insert(id, left);
+        None
     }
 
     /// Reads what is there; waits until something is for the owner, or the deadline passes.
@@ -167,6 +178,10 @@ impl<A, N> Channel<A, N> {
                 Some(Slot::Abandoned) => {
                     state.slots.remove(&id);
                     state.in_flight = state.in_flight.saturating_sub(1);
+                    answer
+                }
+                Some(Slot::Open) => {
+                    state.slots.remove(&id);
                     answer
                 }
                 _ => {

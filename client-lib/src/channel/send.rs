@@ -29,6 +29,26 @@ impl<A, N> Channel<A, N> {
     where
         H: Handler<Answer = A, Notice = N>,
     {
+        let id = self.start(handler, request, fds, deadline)?;
+        match self.wait(handler, id, deadline)? {
+            Some(answer) => Ok(answer),
+            None => self
+                .leave(id, Slot::Abandoned)
+                .ok_or_else(|| Error::NoAnswer { request: request.name() }),
+        }
+    }
+
+    /// Sends a request; gives the id to wait for.
+    pub(super) fn start<H>(
+        &self,
+        handler: &H,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<u64, Error>
+    where
+        H: Handler<Answer = A, Notice = N>,
+    {
         let id = self.reserve(Slot::Waiting)?;
         let sent = encode(request, id, fds.len())
             .map_err(too_large)
@@ -37,7 +57,7 @@ impl<A, N> Channel<A, N> {
             self.lock().slots.remove(&id);
             return Err(error);
         }
-        self.wait(handler, request, id, deadline)
+        Ok(id)
     }
 
     /// Sends a request whose answer nobody waits for. Never blocks: what there is no room for goes

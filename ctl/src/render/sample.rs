@@ -28,6 +28,7 @@ pub(crate) fn report() -> UnplugReport {
         marks: steps.map(|(step, after)| Mark { step, at_ns: ZERO + after }).into(),
         guards: 7,
         passed: 1,
+        promises: 0,
         buffers: 3,
         imports: 2,
         told: 2,

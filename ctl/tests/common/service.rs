@@ -44,6 +44,7 @@ fn sample_reports() -> Vec<UnplugReport> {
             .into(),
         guards,
         passed: 0,
+        promises: 0,
         buffers: 1,
         imports: 1,
         told: 2,

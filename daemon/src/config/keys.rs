@@ -67,6 +67,9 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
             ("queue_messages", |to, v| {
                 value::number(v, 1, MANY).map(|n| to.limits.queue_messages = n)
             }),
+            ("waits_per_client", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.waits_per_client = n)
+            }),
             ("pending_fences_per_uid", |to, v| {
                 value::number(v, 1, MANY).map(|n| to.limits.pending_fences_per_uid = n)
             }),

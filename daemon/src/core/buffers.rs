@@ -106,7 +106,7 @@ impl<H: Handles> Broker<H> {
         let Some(buffer) = self.buffers.get(&object) else {
             return Err(WireError::new(
                 ErrorCode::WRONG_OBJECT,
-                "the token is for a fence; use ImportFence",
+                "the token is for a fence or a timeline; use ImportFence or ImportTimeline",
             )
             .about(object.0));
         };

@@ -1,10 +1,10 @@
 //! Why things ended, kept for a while after they are gone: a waiter that wakes late, or learns of an
 //! error by the kernel's poor word for it, can still ask.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use dmashare_proto::ObjectId;
-use dmashare_proto::message::Cause;
+use dmashare_proto::message::{Cause, Direction, FenceState};
 
 use super::{Broker, Handles};
 
@@ -23,32 +23,44 @@ pub struct Ended {
     pub at_ns: u64,
 }
 
+#[derive(Debug)]
+struct Entry {
+    uid: u32,
+    /// It stands for the points above this one, up to its own.
+    after: u64,
+    ended: Ended,
+}
+
 /// The newest of them, by what has ended. Every entry is of one user: each handle on a fence has an
 /// id of its own. When it is full, the user who has most loses the oldest, so nobody can push out
 /// what is another's by having fences fail.
 #[derive(Debug)]
 pub(super) struct Causes {
     most: usize,
-    ended: HashMap<Key, (u32, Ended)>,
+    ended: BTreeMap<Key, Entry>,
     /// Oldest first.
     of: HashMap<u32, VecDeque<Key>>,
 }
 
 impl Default for Causes {
     fn default() -> Self {
-        Self { most: KEPT, ended: HashMap::new(), of: HashMap::new() }
+        Self { most: KEPT, ended: BTreeMap::new(), of: HashMap::new() }
     }
 }
 
 impl Causes {
     fn note(&mut self, key: Key, uid: u32, ended: Ended) {
+        self.note_run(key.1, key, uid, ended);
+    }
+
+    fn note_run(&mut self, after: u64, key: Key, uid: u32, ended: Ended) {
         if self.ended.contains_key(&key) {
             return;
         }
         if self.ended.len() == self.most {
             self.drop_one();
         }
-        self.ended.insert(key, (uid, ended));
+        self.ended.insert(key, Entry { uid, after, ended });
         self.of.entry(uid).or_default().push_back(key);
     }
 
@@ -66,8 +78,10 @@ impl Causes {
 
     /// Root may ask for everything, others for what was theirs.
     fn get(&self, uid: u32, key: Key) -> Option<Ended> {
-        let (owner, ended) = self.ended.get(&key)?;
-        (uid == 0 || uid == *owner).then_some(*ended)
+        let (object, point) = key;
+        let (found, entry) = self.ended.range(key..=(object, u64::MAX)).next()?;
+        let is_it = found.1 == point || entry.after < point;
+        (is_it && (uid == 0 || uid == entry.uid)).then_some(entry.ended)
     }
 
     #[cfg(test)]
@@ -88,6 +102,37 @@ impl<H: Handles> Broker<H> {
         at_ns: u64,
     ) {
         self.causes.note((object, point), uid, Ended { cause, at_ns });
+    }
+
+    /// Notes why points of a timeline, above the first and up to the second, ended: for its maker and
+    /// for everyone who imported it. `submitter` is who handed the source over.
+    pub(super) fn note_points(
+        &mut self,
+        timeline: ObjectId,
+        (after, point): (u64, u64),
+        submitter: Option<u32>,
+        state: FenceState,
+    ) {
+        let FenceState::Failed { cause, at_ns } = state else { return };
+        let Some(known) = self.timelines.get(&timeline) else { return };
+        // Also by the id of one that let go of it, where that submits.
+        let maker = match known.direction {
+            _ if known.maker.is_some() => known.maker.map(|maker| self.uid_of(maker)),
+            Direction::Acquire => submitter,
+            Direction::Release => None,
+        };
+        let importers = known.importers.iter().map(|&(client, it)| (it, self.uid_of(client)));
+        let owners: Vec<_> = importers.chain(maker.map(|uid| (timeline, uid))).collect();
+        for (handle, uid) in owners {
+            self.causes.note_run(after, (handle, point), uid, Ended { cause, at_ns });
+        }
+    }
+
+    /// The object that an id is a handle on, or the object itself.
+    #[must_use]
+    pub fn behind(&self, object: ObjectId) -> ObjectId {
+        let imports = self.fence_imports.get(&object).or(self.timeline_imports.get(&object));
+        imports.copied().unwrap_or(object)
     }
 
     /// Why an object of a user's (root: of anyone's) ended, also after it is gone. `None` if it has
@@ -121,6 +166,18 @@ mod tests {
         assert_eq!(causes.get(1001, key(7)), None);
         assert_eq!(causes.get(1000, (ObjectId(7), 3)), Some(ended(3)), "a point of it");
         assert_eq!(causes.get(1000, key(8)), None);
+    }
+
+    #[test]
+    fn an_end_stands_for_the_points_since_the_one_before() {
+        let mut causes = Causes::default();
+        let point = |point| (ObjectId(7), point);
+        causes.note_run(3, point(5), 1000, ended(1));
+        causes.note_run(8, point(9), 1000, ended(2));
+        let told = |at| causes.get(1000, point(at)).map(|ended| ended.at_ns);
+        let expected = [None, None, None, None, Some(1), Some(1), None, None, None, Some(2), None];
+        assert_eq!((0..=10).map(told).collect::<Vec<_>>(), expected);
+        assert_eq!(causes.get(1000, (ObjectId(6), 0)), None, "the next object's");
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub(super) enum Owned {
     Fence,
     /// A handle on a fence that it imported.
     FenceImport,
+    /// A timeline that it made; also after it was lost.
+    Timeline,
+    /// A handle on a timeline that it imported.
+    TimelineImport,
     /// Something of a device that was lost: kept so that the client is told why it is gone.
     Lost(DeviceId),
 }
@@ -37,6 +41,8 @@ pub(super) struct Client {
     pub greeted: bool,
     pub objects: HashMap<ObjectId, Owned>,
     pub tokens: usize,
+    /// Unanswered `WaitPoint`s.
+    pub waits: usize,
 }
 
 impl<H: Handles> Broker<H> {
@@ -71,6 +77,7 @@ impl<H: Handles> Broker<H> {
                 greeted: false,
                 objects: HashMap::new(),
                 tokens: 0,
+                waits: 0,
             },
         );
         self.dirty_clients.insert(id);
@@ -83,7 +90,7 @@ impl<H: Handles> Broker<H> {
     pub fn disconnect(&mut self, client: ClientId, out: &mut Effects<H>) {
         let Some(mut gone) = self.clients.remove(&client) else { return };
         for (object, what) in gone.objects.drain() {
-            self.let_go(client, object, what);
+            self.let_go(client, object, what, out);
         }
         self.tokens.drop_of(client);
         self.dirty_clients.insert(client);
@@ -119,7 +126,13 @@ impl<H: Handles> Broker<H> {
     }
 
     /// Drops one handle of a client's from the tables (it is out of the client's own already).
-    pub(super) fn let_go(&mut self, client: ClientId, object: ObjectId, what: Owned) {
+    pub(super) fn let_go(
+        &mut self,
+        client: ClientId,
+        object: ObjectId,
+        what: Owned,
+        out: &mut Effects<H>,
+    ) {
         match what {
             Owned::Buffer => self.exporter_lets_go(object),
             Owned::Import => self.drop_import(object),
@@ -128,6 +141,9 @@ impl<H: Handles> Broker<H> {
                 if let Some(fence) = self.fence_imports.remove(&object) {
                     self.drop_fence_handle(client, object, fence);
                 }
+            }
+            Owned::Timeline | Owned::TimelineImport => {
+                self.drop_timeline_handle(client, object, out);
             }
             Owned::Lost(_) => {}
         }
@@ -138,16 +154,17 @@ impl<H: Handles> Broker<H> {
         &mut self,
         client: ClientId,
         object: ObjectId,
+        out: &mut Effects<H>,
     ) -> Result<Reply, WireError> {
         let what = self.owned(client, object)?;
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.remove(&object);
         }
-        if matches!(what, Owned::Buffer | Owned::Fence | Owned::Lost(_)) {
+        if matches!(what, Owned::Buffer | Owned::Fence | Owned::Timeline | Owned::Lost(_)) {
             let dropped = self.tokens.drop_for(object);
             self.count_tokens(&dropped);
         }
-        self.let_go(client, object, what);
+        self.let_go(client, object, what, out);
         self.dirty_clients.insert(client);
         Ok(Reply::Done(()))
     }

@@ -26,6 +26,7 @@ pub(super) struct Device {
     pub buffers: HashSet<ObjectId>,
     pub imports: HashSet<ObjectId>,
     pub fences: HashSet<ObjectId>,
+    pub timelines: HashSet<ObjectId>,
     /// When the late ones are met by the policy, CLOCK_MONOTONIC in nanoseconds.
     pub ack_deadline_ns: Option<u64>,
     pub acknowledged: bool,
@@ -111,6 +112,7 @@ impl<H: Handles> Broker<H> {
                     buffers: HashSet::new(),
                     imports: HashSet::new(),
                     fences: HashSet::new(),
+                    timelines: HashSet::new(),
                     ack_deadline_ns: None,
                     acknowledged: false,
                 };
@@ -148,6 +150,17 @@ impl<H: Handles> Broker<H> {
         if self.devices.contains_key(&device) {
             out.push(Effect::TellRemovalRequested(device, why));
         }
+    }
+
+    /// Devices that may keep timelines, with their nodes: those that stay come first.
+    #[must_use]
+    pub fn keepers(&self) -> Vec<(DeviceId, Vec<String>)> {
+        let mut devices: Vec<_> =
+            self.devices.iter().filter(|(_, device)| !device.gate.is_lost()).collect();
+        devices.sort_by_key(|(_, device)| device.desc.removable);
+        let nodes =
+            |device: &Device| device.desc.nodes.iter().map(|node| node.devname.clone()).collect();
+        devices.into_iter().map(|(&id, device)| (id, nodes(device))).collect()
     }
 
     pub(super) fn list_devices(&self) -> Vec<DeviceInfo> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dmashare_proto::message::{Cause, Event, GuardKind, Layout, Policy, Reply};
+use dmashare_proto::message::{Cause, Event, GuardKind, Layout, PointAt, Policy, Reply};
 use dmashare_proto::report::Step;
 use dmashare_proto::state_page::Word;
 use dmashare_proto::{ClientId, DeviceId, ObjectId, Token, WireError, message};
@@ -17,6 +17,8 @@ pub trait Handles {
     type Fd: Clone;
     /// The broker's end of a guard fence; it is used up by ending the fence.
     type Ender;
+    /// The broker's end of a timeline.
+    type Line;
 }
 
 /// A message on its way to a client.
@@ -69,6 +71,42 @@ pub enum Checked<H: Handles> {
     QueryFence(ObjectId),
     /// See [`message::Request::Acknowledge`].
     Acknowledge(DeviceId),
+    /// See [`message::Request::CreateTimeline`].
+    CreateTimeline {
+        /// A DRM node of the device whose loss ends it.
+        node: NodeId,
+        /// The options.
+        options: message::CreateTimeline,
+        /// The kernel's objects.
+        made: CheckedTimeline<H>,
+    },
+    /// See [`message::Request::PromisePoint`].
+    PromisePoint(PointAt),
+    /// See [`message::Request::SubmitPoint`].
+    SubmitPoint {
+        /// The point.
+        submit: message::SubmitPoint,
+        /// Its source and a DRM node of the source's device; `None`: its work is done.
+        source: Option<(NodeId, CheckedFence<H>)>,
+    },
+    /// See [`message::Request::ImportTimeline`].
+    ImportTimeline(Token),
+    /// See [`message::Request::QueryPoint`].
+    QueryPoint(PointAt),
+    /// See [`message::Request::WaitPoint`].
+    WaitPoint(PointAt),
+    /// See [`message::Request::AttachFence`].
+    AttachFence(message::AttachFence),
+}
+
+/// A new timeline.
+pub struct CheckedTimeline<H: Handles> {
+    /// What maker and importers get.
+    pub syncobj: H::Fd,
+    /// What hangs up when the timeline is lost.
+    pub hangup: H::Fd,
+    /// The broker's end.
+    pub line: H::Line,
 }
 
 /// A dma-buf that was looked at.
@@ -147,6 +185,90 @@ pub enum Effect<H: Handles> {
         client: ClientId,
         /// In which request.
         id: u64,
+    },
+    /// Keep a timeline, and end its promises when its device is lost.
+    AddTimeline {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The device.
+        device: DeviceId,
+        /// The broker's end.
+        line: H::Line,
+    },
+    /// Points up to this one will come.
+    Promise {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+    },
+    /// Put a fence to a point, before anything is said of it, and watch its source as for
+    /// [`Effect::Watch`].
+    SubmitPoint {
+        /// The fence.
+        fence: ObjectId,
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+        /// The source's device.
+        device: DeviceId,
+        /// What is put to the point; `None`: it is signalled when the source ends.
+        put: Option<H::Fd>,
+        /// The source.
+        source: H::Fd,
+        /// The guard's end.
+        ender: Option<H::Ender>,
+        /// CLOCK_MONOTONIC, nanoseconds.
+        deadline_ns: u64,
+    },
+    /// Signal a point in its turn.
+    SignalPoint {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+    },
+    /// End what is promised and not submitted, and tell by [`super::Broker::promises_ended`].
+    EndPromises {
+        /// The timeline.
+        timeline: ObjectId,
+        /// Positive.
+        errno: i32,
+    },
+    /// Nobody has the timeline any more.
+    DropTimeline(ObjectId),
+    /// Call [`super::Broker::point_probed`] when the reactor has told all that it has ended so far,
+    /// with what the kernel says of the timeline.
+    ProbePoint {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
+    },
+    /// Call [`super::Broker::point_signalled`] when the kernel's timeline has come to the point.
+    WatchPoint {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+    },
+    /// Put a fence into the reservation objects of dma-bufs, and answer.
+    Attach {
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
+        /// The guard, or the passed source.
+        fence: H::Fd,
+        /// A dma-buf a reservation object.
+        buffers: Vec<H::Fd>,
+        /// Who has to wait.
+        access: message::Access,
     },
     /// Watch a device's removal. Also sent again when it gets another node.
     AddDevice {

@@ -20,12 +20,14 @@ pub(super) struct Fence<F> {
     pub state: FenceState,
     /// While it is pending.
     pub pending: Option<Pending<F>>,
+    /// The point of a timeline that it is the end of; then nobody has a handle on it.
+    pub point: Option<(ObjectId, u64)>,
 }
 
 #[derive(Debug)]
 pub(super) struct Pending<F> {
-    /// What importers get.
-    pub fd: F,
+    /// What importers get; nothing, where it was put to a point.
+    pub fd: Option<F>,
     /// The exporter's user, whose quota it counts against.
     pub uid: u32,
     pub _reference: DeviceRef,
@@ -46,16 +48,7 @@ impl<H: Handles> Broker<H> {
         let device = self.device_of(node)?;
         self.at(device)?;
         self.may_have_one_more(client)?;
-        let pending = self.pending_by_uid.get(&self.uid_of(client)).copied().unwrap_or(0);
-        if pending >= self.limits.pending_fences_per_uid {
-            return Err(WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!(
-                    "limits.pending_fences_per_uid = {} fences are pending; wait for some to end",
-                    self.limits.pending_fences_per_uid
-                ),
-            ));
-        }
+        self.may_pend_one_more(client)?;
         let guard = match policy {
             Policy::Pass => false,
             Policy::Guard => true,
@@ -71,6 +64,36 @@ impl<H: Handles> Broker<H> {
         Ok(FencePlan { guard, policy })
     }
 
+    pub(super) fn may_pend_one_more(&self, client: ClientId) -> Result<(), WireError> {
+        let pending = self.pending_by_uid.get(&self.uid_of(client)).copied().unwrap_or(0);
+        if pending >= self.limits.pending_fences_per_uid {
+            return Err(WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!(
+                    "limits.pending_fences_per_uid = {} fences are pending; wait for some to end",
+                    self.limits.pending_fences_per_uid
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A client's deadline in nanoseconds from now.
+    pub(super) fn deadline(&self, wanted_ms: u32) -> Result<u64, WireError> {
+        let wanted = u64::from(wanted_ms) * 1_000_000;
+        if wanted > self.limits.max_deadline_ns {
+            return Err(WireError::new(
+                ErrorCode::BAD_VALUE,
+                format!(
+                    "a fence's deadline is at most {} ms here: {}",
+                    self.limits.max_deadline_ns / 1_000_000,
+                    self.limits.max_deadline_by
+                ),
+            ));
+        }
+        Ok(if wanted == 0 { self.limits.deadline_ns } else { wanted })
+    }
+
     pub(super) fn share_fence(
         &mut self,
         now_ns: u64,
@@ -83,25 +106,15 @@ impl<H: Handles> Broker<H> {
         let plan = self.plan_fence(client, node, options.policy)?;
         let device = self.device_of(node)?;
         let at = self.at(device)?;
-        let wanted = u64::from(options.deadline_ms) * 1_000_000;
-        if wanted > self.limits.max_deadline_ns {
-            return Err(WireError::new(
-                ErrorCode::BAD_VALUE,
-                format!(
-                    "a fence's deadline is at most {} ms here: {}",
-                    self.limits.max_deadline_ns / 1_000_000,
-                    self.limits.max_deadline_by
-                ),
-            ));
-        }
-        let deadline = if wanted == 0 { self.limits.deadline_ns } else { wanted };
+        let deadline = self.deadline(options.deadline_ms)?;
         let (fd, watched, ender, guard) = match source {
             CheckedFence::Ended(result) => {
                 let state = ended(result, now_ns);
                 let fence = self.ids.object();
                 let guard = if plan.guard { self.backend } else { GuardKind::Source };
                 let handles = vec![(client, fence)];
-                self.fences.insert(fence, Fence { at, guard, handles, state, pending: None });
+                let (pending, point) = (None, None);
+                self.fences.insert(fence, Fence { at, guard, handles, state, pending, point });
                 self.note(client, fence, Owned::Fence);
                 self.note_failed(fence, self.uid_of(client), state);
                 return Ok(Reply::FenceShared(FenceShared { fence, at, guard }));
@@ -119,10 +132,10 @@ impl<H: Handles> Broker<H> {
             .map_err(|_| self.lost_error(device))?;
         let fence = self.ids.object();
         let uid = self.uid_of(client);
-        let pending = Some(Pending { fd, uid, _reference: reference });
+        let pending = Some(Pending { fd: Some(fd), uid, _reference: reference });
         *self.pending_by_uid.entry(uid).or_default() += 1;
-        let (handles, state) = (vec![(client, fence)], FenceState::Pending);
-        self.fences.insert(fence, Fence { at, guard, handles, state, pending });
+        let (handles, state, point) = (vec![(client, fence)], FenceState::Pending, None);
+        self.fences.insert(fence, Fence { at, guard, handles, state, pending, point });
         self.note(client, fence, Owned::Fence);
         self.touch(device, |device| device.fences.insert(fence));
         out.push(Effect::Watch {
@@ -165,7 +178,7 @@ impl<H: Handles> Broker<H> {
         let Some(fence) = self.fences.get_mut(&object) else {
             return Err(WireError::new(
                 ErrorCode::WRONG_OBJECT,
-                "the token is for a buffer; use Import",
+                "the token is for a buffer or a timeline; use Import or ImportTimeline",
             )
             .about(object.0));
         };
@@ -179,7 +192,7 @@ impl<H: Handles> Broker<H> {
         let state = fence.state;
         let imported =
             FenceImported { fence: handle, at: fence.at, guard: fence.guard, state: fence.state };
-        let fds = fence.pending.iter().map(|pending| pending.fd.clone()).collect();
+        let fds = fence.pending.iter().filter_map(|pending| pending.fd.clone()).collect();
         self.fence_imports.insert(handle, object);
         self.use_token(&token);
         self.note(client, handle, Owned::FenceImport);
@@ -215,7 +228,7 @@ impl<H: Handles> Broker<H> {
         out.push(Effect::reply(client, id, reply));
     }
 
-    fn fence_named(
+    pub(super) fn fence_named(
         &self,
         client: ClientId,
         object: ObjectId,
@@ -224,9 +237,10 @@ impl<H: Handles> Broker<H> {
             Owned::Fence => object,
             Owned::FenceImport => self.fence_imports.get(&object).copied().unwrap_or(object),
             Owned::Lost(device) => return Err(self.lost_error(device)),
-            Owned::Buffer | Owned::Import => {
-                return Err(WireError::new(ErrorCode::WRONG_OBJECT, "this is a buffer, no fence")
-                    .about(object.0));
+            Owned::Buffer | Owned::Import | Owned::Timeline | Owned::TimelineImport => {
+                return Err(
+                    WireError::new(ErrorCode::WRONG_OBJECT, "this is no fence").about(object.0)
+                );
             }
         };
         let state = self.fences.get(&id).map(|fence| fence.state).ok_or_else(|| {
@@ -246,7 +260,7 @@ impl<H: Handles> Broker<H> {
         let Some(fence) = self.fences.get_mut(&id) else { return false };
         let Some(pending) = fence.pending.take() else { return false };
         fence.state = state;
-        let device = fence.at.device;
+        let (device, point) = (fence.at.device, fence.point);
         // What is shown of them is what is pending.
         self.dirty_clients.extend(fence.handles.iter().map(|(client, _)| client));
         let failed = matches!(state, FenceState::Failed { .. });
@@ -254,8 +268,10 @@ impl<H: Handles> Broker<H> {
         if fence.handles.is_empty() {
             self.fences.remove(&id);
         }
-        // By its own id also where its maker has let go of that.
-        self.note_failed(id, pending.uid, state);
+        // By its own id also where its maker has let go of that; a point's fence has none that is known.
+        if point.is_none() {
+            self.note_failed(id, pending.uid, state);
+        }
         for (client, handle) in handles {
             self.note_failed(handle, self.uid_of(client), state);
         }
@@ -265,8 +281,12 @@ impl<H: Handles> Broker<H> {
                 self.pending_by_uid.remove(&pending.uid);
             }
         }
+        let uid = pending.uid;
         drop(pending);
         self.touch(device, |device| device.fences.remove(&id));
+        if let Some((timeline, point)) = point {
+            self.point_ended(timeline, point, uid, state);
+        }
         true
     }
 

@@ -11,6 +11,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
 use crate::devices::NodeId;
 
+mod attach;
 mod buffers;
 mod causes;
 mod client;
@@ -21,6 +22,8 @@ mod ids;
 mod layout;
 #[cfg(test)]
 mod model;
+mod points;
+mod timelines;
 mod tokens;
 mod unplug;
 mod views;
@@ -28,9 +31,12 @@ mod wedged;
 
 pub use causes::Ended;
 pub use client::Credentials;
-pub use effect::{Checked, CheckedFence, CheckedPlane, Effect, FencePlan, Handles, Outgoing};
+pub use effect::{
+    Checked, CheckedFence, CheckedPlane, CheckedTimeline, Effect, FencePlan, Handles, Outgoing,
+};
 pub use fences::ended;
 pub use ids::IdSource;
+pub use timelines::PointPlan;
 pub use unplug::Sweep;
 pub use wedged::Wedge;
 
@@ -39,6 +45,7 @@ use causes::Causes;
 use client::{Client, Owned};
 use device::Device;
 use fences::Fence;
+use timelines::Timeline;
 use tokens::Tokens;
 
 /// How much there may be.
@@ -54,6 +61,8 @@ pub struct Limits {
     pub tokens_per_client: usize,
     /// Pending fences of one user, released or not: each costs the broker descriptors until it ends.
     pub pending_fences_per_uid: usize,
+    /// Unanswered waits for points of one client.
+    pub waits_per_client: usize,
     /// A fence's deadline where the client states none, in nanoseconds.
     pub deadline_ns: u64,
     /// The longest deadline that a client may state, in nanoseconds.
@@ -89,6 +98,11 @@ pub struct Broker<H: Handles> {
     /// An importer's handle on a fence, and the fence.
     fence_imports: HashMap<ObjectId, ObjectId>,
     pending_by_uid: HashMap<u32, usize>,
+    timelines: HashMap<ObjectId, Timeline<H::Fd>>,
+    /// An importer's handle on a timeline, and the timeline.
+    timeline_imports: HashMap<ObjectId, ObjectId>,
+    /// Timelines of which a point has ended or a handle has gone in this event.
+    moved: BTreeSet<ObjectId>,
     tokens: Tokens,
     causes: Causes,
     reports: VecDeque<UnplugReport>,
@@ -122,6 +136,9 @@ impl<H: Handles> Broker<H> {
             fences: HashMap::new(),
             fence_imports: HashMap::new(),
             pending_by_uid: HashMap::new(),
+            timelines: HashMap::new(),
+            timeline_imports: HashMap::new(),
+            moved: BTreeSet::new(),
             tokens: Tokens::default(),
             causes: Causes::default(),
             reports: VecDeque::new(),
@@ -167,7 +184,7 @@ impl<H: Handles> Broker<H> {
             Checked::Import { token, by } => {
                 return self.import(now_ns, client, id, token, by, out);
             }
-            Checked::Release(object) => self.release(client, object),
+            Checked::Release(object) => self.release(client, object, out),
             Checked::ShareFence { node, options, source } => {
                 self.share_fence(now_ns, client, node, options, source, out)
             }
@@ -176,6 +193,19 @@ impl<H: Handles> Broker<H> {
             }
             Checked::QueryFence(fence) => return self.query_fence(client, id, fence, out),
             Checked::Acknowledge(device) => self.acknowledge(client, device),
+            Checked::CreateTimeline { node, options, made } => {
+                return self.create_timeline(client, id, node, options, made, out);
+            }
+            Checked::PromisePoint(at) => self.promise_point(client, at, out),
+            Checked::SubmitPoint { submit, source } => {
+                self.submit_point(now_ns, client, submit, source, out)
+            }
+            Checked::ImportTimeline(token) => {
+                return self.import_timeline(now_ns, client, id, token, out);
+            }
+            Checked::QueryPoint(at) => return self.query_point(client, id, at, out),
+            Checked::WaitPoint(at) => return self.wait_point(client, id, at, out),
+            Checked::AttachFence(attach) => return self.attach_fence(client, id, attach, out),
         };
         self.answer(client, id, result, out);
         self.after(out);
@@ -236,6 +266,7 @@ impl<H: Handles> Broker<H> {
         if let Some(up_to) = self.ids.reservation() {
             out.push(Effect::ReserveIds(up_to));
         }
+        self.settle_timelines(out);
         self.check_acknowledged(out);
         self.finish_devices(out);
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use dmashare_proto::message::{
-    Cause, Event, FenceState, Grant, Grantee, GuardKind, Hello, Layout, Plane, Policy, Reply,
-    ShareFence,
+    Access, AttachFence, Cause, CreateTimeline, Direction, Event, FenceState, Grant, Grantee,
+    GuardKind, Hello, Layout, Plane, PointAt, PointState, Policy, Reply, ShareFence, SubmitPoint,
 };
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token};
 use proptest::prelude::*;
@@ -37,6 +37,7 @@ struct Fake;
 impl Handles for Fake {
     type Fd = Rc<Counted>;
     type Ender = Rc<Counted>;
+    type Line = Rc<Counted>;
 }
 
 #[derive(Clone, Debug)]
@@ -61,6 +62,12 @@ enum Op {
     ReleaseForeign(usize, usize),
     Acknowledge(usize, usize),
     Tick(u64),
+    Timeline(usize, u8, u8),
+    ImportTimeline(usize, usize),
+    Promise(usize, usize, u64),
+    Submit(usize, usize, u64, u8),
+    Point(usize, usize, u64, bool),
+    Attach(usize, usize, usize),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -76,14 +83,22 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (n.clone(), small.clone(), 1..5_u8).prop_map(|(a, b, c)| Op::Export(a, b, c)),
         6 => (n.clone(), n.clone(), 1..3_u32).prop_map(|(a, b, c)| Op::Grant(a, b, c)),
         6 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Import(a, b)),
-        6 => (n.clone(), small, 0..4_u8).prop_map(|(a, b, c)| Op::Share(a, b, c)),
+        6 => (n.clone(), small.clone(), 0..4_u8).prop_map(|(a, b, c)| Op::Share(a, b, c)),
         6 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::ImportFence(a, b)),
         4 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Op::EndFence(a, b)),
         2 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Query(a, b)),
         4 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Release(a, b)),
         1 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::ReleaseForeign(a, b)),
-        3 => (n.clone(), n).prop_map(|(a, b)| Op::Acknowledge(a, b)),
+        3 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::Acknowledge(a, b)),
         2 => (1..3_000_000_000_u64).prop_map(Op::Tick),
+        4 => (n.clone(), small.clone(), 0..6_u8).prop_map(|(a, b, c)| Op::Timeline(a, b, c)),
+        4 => (n.clone(), n.clone()).prop_map(|(a, b)| Op::ImportTimeline(a, b)),
+        4 => (n.clone(), n.clone(), 0..12_u64).prop_map(|(a, b, c)| Op::Promise(a, b, c)),
+        8 => (n.clone(), n.clone(), 0..12_u64, 0..4_u8)
+            .prop_map(|(a, b, c, d)| Op::Submit(a, b, c, d)),
+        6 => (n.clone(), n.clone(), 0..14_u64, any::<bool>())
+            .prop_map(|(a, b, c, d)| Op::Point(a, b, c, d)),
+        2 => (n.clone(), n.clone(), n.clone()).prop_map(|(a, b, c)| Op::Attach(a, b, c)),
     ]
 }
 
@@ -109,6 +124,11 @@ struct Model {
     passed: HashSet<Token>,
     /// What was failed while somebody could see it, and whose it was.
     failed: HashMap<ObjectId, (u32, Ended)>,
+    /// The fake reactor's timelines.
+    lines: HashMap<ObjectId, Rc<Counted>>,
+    /// Waits that are not answered, and whose they are.
+    waits: HashMap<u64, ClientId>,
+    asked_to_wait: HashSet<u64>,
 }
 
 impl Model {
@@ -120,6 +140,7 @@ impl Model {
             objects_per_client: 12,
             tokens_per_client: 6,
             pending_fences_per_uid: 20,
+            waits_per_client: 4,
             deadline_ns: 1_000_000_000,
             max_deadline_ns: 10_000_000_000,
             max_deadline_by: "the model".to_owned(),
@@ -146,6 +167,9 @@ impl Model {
             passed_fences: BTreeSet::new(),
             passed: HashSet::new(),
             failed: HashMap::new(),
+            lines: HashMap::new(),
+            waits: HashMap::new(),
+            asked_to_wait: HashSet::new(),
         }
     }
 
@@ -166,11 +190,14 @@ impl Model {
                     match &message {
                         Outgoing::Reply(id, reply) => {
                             *self.replies.entry(*id).or_default() += 1;
+                            self.waits.remove(id);
                             match reply {
                                 Reply::Exported(it) => self.fresh(it.buffer.0),
                                 Reply::Imported(it) => self.fresh(it.import.0),
                                 Reply::FenceShared(it) => self.fresh(it.fence.0),
                                 Reply::FenceImported(it) => self.fresh(it.fence.0),
+                                Reply::Timeline(it) => self.fresh(it.timeline.0),
+                                Reply::PointState(state) => self.point_told(*id, *state),
                                 Reply::Granted(token) => self.tokens.push(*token),
                                 _ => {}
                             }
@@ -192,7 +219,8 @@ impl Model {
                     }
                     self.gates.insert(device, gate);
                 }
-                Effect::Watch { fence, device, ender, .. } => {
+                Effect::Watch { fence, device, ender, .. }
+                | Effect::SubmitPoint { fence, device, ender, .. } => {
                     // What comes out of the queue after the loss is ended at once.
                     let lost = self.gates[&device].is_lost();
                     self.watched.insert(fence, (device, ender));
@@ -204,6 +232,28 @@ impl Model {
                         self.broker.fence_ended(fence, state, &mut out);
                         sent.extend(self.carry_out(out));
                     }
+                }
+                Effect::AddTimeline { timeline, line, .. } => {
+                    assert!(self.lines.insert(timeline, line).is_none());
+                }
+                Effect::DropTimeline(timeline) => {
+                    assert!(self.lines.remove(&timeline).is_some(), "a timeline goes once");
+                }
+                Effect::EndPromises { timeline, errno } => {
+                    let mut out = Vec::new();
+                    self.broker.promises_ended(timeline, errno, self.now_ns, &mut out);
+                    sent.extend(self.carry_out(out));
+                }
+                Effect::ProbePoint { timeline, point, client, id } => {
+                    let mut out = Vec::new();
+                    let now_ns = self.now_ns;
+                    self.broker.point_probed(now_ns, timeline, point, None, (client, id), &mut out);
+                    sent.extend(self.carry_out(out));
+                }
+                Effect::Attach { client, id, .. } => {
+                    let mut out = Vec::new();
+                    self.broker.attached(client, id, Ok(()), &mut out);
+                    sent.extend(self.carry_out(out));
                 }
                 Effect::Probe { fence, client, id } => {
                     let mut out = Vec::new();
@@ -242,6 +292,13 @@ impl Model {
             .expect("the reply goes to who asked")
     }
 
+    /// A wait is answered when its point is over, and never before.
+    fn point_told(&mut self, id: u64, state: PointState) {
+        if self.asked_to_wait.contains(&id) {
+            assert!(state.is_over(), "a wait was answered with {state:?}");
+        }
+    }
+
     /// I4: the source of a removable device's fence goes out by policy `pass` alone.
     fn never_raw(&self, device: DeviceId, guard: GuardKind, passed: bool) {
         let removable =
@@ -253,6 +310,17 @@ impl Model {
         let mut objects: Vec<_> = self.broker.clients[&client].objects.keys().copied().collect();
         objects.sort_unstable();
         objects
+    }
+
+    fn timelines_of(&self, client: ClientId) -> Vec<ObjectId> {
+        let objects = &self.broker.clients[&client].objects;
+        let mut timelines: Vec<_> = objects
+            .iter()
+            .filter(|(_, what)| matches!(what, Owned::Timeline | Owned::TimelineImport))
+            .map(|(&object, _)| object)
+            .collect();
+        timelines.sort_unstable();
+        timelines
     }
 
     fn node(card: u8) -> NodeId {
@@ -315,7 +383,8 @@ impl Model {
             guards_ns: now_ns,
             guards: 0,
         };
-        let fences = self.broker.pending_of(device);
+        let mut fences = self.broker.pending_of(device);
+        fences.retain(|fence| self.broker.fences[fence].point.is_none());
         let imports: Vec<_> = self.broker.devices[&device].imports.iter().copied().collect();
         let owners: Vec<_> =
             imports.iter().map(|it| (*it, self.uid(self.broker.imports[it].client))).collect();
@@ -354,9 +423,21 @@ impl Model {
         let before = self.broker.devices[&device].gate.counts();
         let mut handles: HashMap<ClientId, u32> =
             self.clients.iter().map(|client| (*client, 0)).collect();
-        for (client, _) in fences.iter().flat_map(|fence| &self.broker.fences[fence].handles) {
-            *handles.get_mut(client).unwrap() += 1;
+        let mut points = Vec::new();
+        for known in fences.iter().map(|fence| &self.broker.fences[fence]) {
+            let mut owners: Vec<_> = known.handles.iter().map(|(client, _)| *client).collect();
+            if let Some((timeline, point)) = known.point {
+                let of = &self.broker.timelines[&timeline];
+                owners.extend(of.importers.iter().map(|(client, _)| *client).chain(of.maker));
+                points.extend(of.importers.iter().map(|(_, handle)| (*handle, point)));
+                points.extend(of.maker.map(|_| (timeline, point)));
+            }
+            for client in owners {
+                *handles.get_mut(&client).unwrap() += 1;
+            }
         }
+        let own = fences.iter().filter(|it| self.broker.fences[it].point.is_none());
+        points.extend(own.map(|fence| (*fence, 0)));
         let wedge = Wedge {
             recovery: if has_recovered { "none" } else { "rebind" }.to_owned(),
             has_recovered,
@@ -379,10 +460,15 @@ impl Model {
         assert_eq!(known.wedged, wedge.recovery);
         let ended = u32::try_from(fences.len()).unwrap();
         let after = known.gate.counts();
-        assert_eq!(after, crate::view::Counts { fences: before.fences - ended, ..before });
-        for fence in fences {
+        // A timeline that nobody has goes with its last point.
+        let counts = crate::view::Counts { timelines: after.timelines, ..before };
+        assert_eq!(after, crate::view::Counts { fences: before.fences - ended, ..counts });
+        for (object, point) in points {
             let ended = Ended { cause: Cause::Wedged, at_ns: self.now_ns };
-            assert_eq!(self.broker.cause_of(0, fence, 0), Some(ended), "the cause of {fence}");
+            let told = self.broker.cause_of(0, object, point);
+            assert_eq!(told, Some(ended), "the cause of {object}, {point}");
+        }
+        for fence in fences {
             // What comes late is not believed.
             assert!(!self.broker.end_fence(fence, FenceState::Ok { at_ns: self.now_ns }));
         }
@@ -536,6 +622,96 @@ impl Model {
                 let Some(device) = Self::pick(&devices, m) else { return };
                 self.ask(client, Checked::Acknowledge(device));
             }
+            Op::Timeline(n, card, how) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let policy = [Policy::Auto, Policy::Guard, Policy::Pass][usize::from(how % 3)];
+                let direction = if how < 3 { Direction::Acquire } else { Direction::Release };
+                let node = Self::node(card);
+                let made = CheckedTimeline {
+                    syncobj: Counted::new(&self.open),
+                    hangup: Counted::new(&self.open),
+                    line: Counted::new(&self.open),
+                };
+                let options = CreateTimeline { policy, direction };
+                let reply = self.ask(client, Checked::CreateTimeline { node, options, made });
+                if let Reply::Timeline(it) = reply {
+                    self.never_raw(it.at.device, it.guard, false);
+                }
+            }
+            Op::ImportTimeline(n, m) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(token) = Self::pick(&self.tokens, m) else { return };
+                self.ask(client, Checked::ImportTimeline(token));
+            }
+            Op::Promise(n, m, point) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(timeline) = Self::pick(&self.timelines_of(client), m) else { return };
+                let reply = self.ask(client, Checked::PromisePoint(PointAt { timeline, point }));
+                if reply == Reply::Done(()) {
+                    assert!(point > 0);
+                    let again = Checked::PromisePoint(PointAt { timeline, point });
+                    let again = self.ask(client, again);
+                    assert!(matches!(again, Reply::Error(it) if it.code == ErrorCode::BAD_VALUE));
+                }
+            }
+            Op::Submit(n, m, point, card) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(timeline) = Self::pick(&self.timelines_of(client), m) else { return };
+                let to = PointAt { timeline, point };
+                let submit = SubmitPoint { to, deadline_ms: 0 };
+                let node = Self::node(card);
+                let source = (card < 3).then(|| {
+                    let source = Counted::new(&self.open);
+                    match self.broker.plan_point(client, node, submit) {
+                        Ok(PointPlan { guard: true }) => CheckedFence::Guarded {
+                            source,
+                            guard: Counted::new(&self.open),
+                            ender: Counted::new(&self.open),
+                            kind: GuardKind::Simulated,
+                        },
+                        _ => CheckedFence::Passed(source),
+                    }
+                });
+                let source = source.map(|source| (node, source));
+                let done = source.is_none();
+                let reply = self.ask(client, Checked::SubmitPoint { submit, source });
+                if reply == Reply::Done(()) {
+                    let again = Checked::SubmitPoint { submit, source: None };
+                    let again = self.ask(client, again);
+                    assert!(matches!(again, Reply::Error(_)), "a point is submitted once");
+                    let state = self.ask(client, Checked::QueryPoint(to));
+                    assert!(
+                        done || matches!(state, Reply::PointState(it) if it != PointState::Promised)
+                    );
+                }
+            }
+            Op::Point(n, m, point, wait) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let Some(timeline) = Self::pick(&self.timelines_of(client), m) else { return };
+                let at = PointAt { timeline, point };
+                if !wait {
+                    self.ask(client, Checked::QueryPoint(at));
+                    return;
+                }
+                self.request += 1;
+                let id = self.request;
+                self.asked_to_wait.insert(id);
+                self.waits.insert(id, client);
+                let mut out = Vec::new();
+                self.broker.request(self.now_ns, client, id, Checked::WaitPoint(at), &mut out);
+                self.carry_out(out);
+            }
+            Op::Attach(n, m, k) => {
+                let Some(client) = Self::pick(&self.clients, n) else { return };
+                let objects = self.objects_of(client);
+                let (Some(fence), Some(buffer)) =
+                    (Self::pick(&objects, m), Self::pick(&objects, k))
+                else {
+                    return;
+                };
+                let access = Access::Write;
+                self.ask(client, Checked::AttachFence(AttachFence { fence, buffer, access }));
+            }
             Op::Tick(by) => {
                 self.now_ns += by;
                 let mut out = Vec::new();
@@ -586,6 +762,9 @@ impl Model {
 
     fn check(&mut self) {
         self.check_causes();
+        // Who has left is not answered.
+        let clients = &self.broker.clients;
+        self.waits.retain(|_, client| clients.contains_key(client));
         let broker = &self.broker;
         for (id, device) in &broker.devices {
             let counts = device.gate.counts();
@@ -600,11 +779,22 @@ impl Model {
             assert_eq!(counts.buffers, count(buffers), "I1 buffers of {id}");
             assert_eq!(counts.imports, count(imports), "I1 imports of {id}");
             assert_eq!(counts.fences, count(fences), "I1 fences of {id}");
+            let timelines = broker
+                .timelines
+                .values()
+                .filter(|it| it.at.device == *id && it.lost.is_none())
+                .count();
+            assert_eq!(counts.timelines, count(timelines), "I1 timelines of {id}");
+            assert_eq!(device.timelines.len(), timelines);
             assert_eq!(device.buffers.len(), buffers);
             assert_eq!(device.imports.len(), imports);
             assert_eq!(device.fences.len(), fences);
             if device.lost.is_some() {
-                assert_eq!(counts.buffers + counts.fences, 0, "a lost device has only imports");
+                assert_eq!(
+                    counts.buffers + counts.fences + counts.timelines,
+                    0,
+                    "a lost device has only imports"
+                );
                 assert_ne!(counts.imports, 0, "a lost device with nothing is gone");
             }
         }
@@ -613,7 +803,8 @@ impl Model {
                 .buffers
                 .get(&object)
                 .map(|buffer| buffer.device)
-                .or_else(|| broker.fences.get(&object).map(|fence| fence.at.device));
+                .or_else(|| broker.fences.get(&object).map(|fence| fence.at.device))
+                .or_else(|| broker.timelines.get(&object).map(|it| it.at.device));
             let device = device.expect("a usable token is of something");
             let is_lost = broker.devices.get(&device).is_none_or(|it| it.lost.is_some());
             let is_ended = broker.fences.get(&object).is_some_and(|it| it.pending.is_none());
@@ -628,11 +819,36 @@ impl Model {
         // I5: descriptors in the tables, the fake reactor's, and the state page are all there is.
         let planes: usize = broker.buffers.values().map(|buffer| buffer.planes.len()).sum();
         let pending = broker.fences.values().filter(|fence| fence.pending.is_some()).count();
+        let given = broker.fences.values().filter_map(|fence| fence.pending.as_ref());
+        let given = given.filter(|pending| pending.fd.is_some()).count();
+        let of_lines = 2 * broker.timelines.len() + self.lines.len();
+        assert_eq!(
+            self.lines.len(),
+            broker.timelines.len(),
+            "the reactor knows the same timelines"
+        );
         let enders = self.watched.values().filter(|(_, ender)| ender.is_some()).count();
-        assert_eq!(self.open.get(), 1 + planes + pending + enders, "I5: open descriptors");
+        assert_eq!(self.open.get(), 1 + planes + given + enders + of_lines, "I5: open descriptors");
         assert_eq!(broker.pending_by_uid.values().sum::<usize>(), pending);
         assert!(broker.pending_by_uid.values().all(|n| (1..=20).contains(n)), "I8: pending fences");
+        for timeline in broker.timelines.values() {
+            let pending = broker.fences.values().filter(|fence| fence.pending.is_some());
+            let pending = pending.filter(|fence| {
+                fence.point.is_some_and(|(of, _)| std::ptr::eq(&broker.timelines[&of], timeline))
+            });
+            assert_eq!(timeline.points.pending(), pending.count(), "a point a pending fence");
+            assert!(
+                timeline.maker.is_some()
+                    || !timeline.importers.is_empty()
+                    || timeline.points.pending() > 0,
+                "a timeline is kept for nobody"
+            );
+        }
         for (client, known) in &broker.clients {
+            let waits = self.waits.values().filter(|of| *of == client).count();
+            assert_eq!(known.waits, waits, "waits of {client}");
+            assert!(waits <= 4, "I8: {client} waits too often");
+
             assert!(known.objects.len() <= 12, "I8: {client} is over its quota");
             assert!(known.tokens <= 6, "I8: {client} has too many tokens");
             let handles = broker.fences.values().flat_map(|fence| &fence.handles);
@@ -678,6 +894,8 @@ proptest! {
         prop_assert!(model.broker.imports.is_empty());
         prop_assert!(model.broker.fences.is_empty());
         prop_assert!(model.broker.fence_imports.is_empty());
+        prop_assert!(model.broker.timelines.is_empty());
+        prop_assert!(model.broker.timeline_imports.is_empty());
         prop_assert_eq!(model.open.get(), 1);
     }
 }

@@ -90,8 +90,15 @@ impl<H: Handles> Broker<H> {
     ) -> Result<Reply, WireError> {
         match self.owned(client, grant.object)? {
             Owned::Buffer | Owned::Fence => {}
+            Owned::Timeline => {
+                if let Some(timeline) = self.timelines.get(&grant.object)
+                    && timeline.lost.is_some()
+                {
+                    return Err(self.lost_error(timeline.at.device));
+                }
+            }
             Owned::Lost(device) => return Err(self.lost_error(device)),
-            Owned::Import | Owned::FenceImport => {
+            Owned::Import | Owned::FenceImport | Owned::TimelineImport => {
                 return Err(WireError::new(
                     ErrorCode::WRONG_OBJECT,
                     "a token is made by the exporter; this is an import",

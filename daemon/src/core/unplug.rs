@@ -57,6 +57,7 @@ impl<H: Handles> Broker<H> {
             ],
             guards: sweep.guards,
             passed: 0,
+            promises: 0,
             buffers: counts.buffers,
             imports: counts.imports,
             told: 0,
@@ -73,6 +74,7 @@ impl<H: Handles> Broker<H> {
         let had = self.what_clients_had(id);
         report.passed = self.fail_fences(id, sweep);
         self.note_imports(id, sweep);
+        report.promises = self.lose_timelines(id, sweep.cause, sweep.guards_ns);
         let (scan, close) = self.take_buffers(id);
         self.tell_all(id, sweep, &had, &mut report, out);
         if !scan.is_empty() {
@@ -116,6 +118,11 @@ impl<H: Handles> Broker<H> {
                     Owned::Fence => mine.fences += of(pending(object)),
                     Owned::FenceImport => {
                         mine.fences += of(self.fence_imports.get(object).and_then(pending));
+                    }
+                    Owned::Timeline => mine.fences += self.points_of(id, object),
+                    Owned::TimelineImport => {
+                        let timeline = self.timeline_imports.get(object).unwrap_or(object);
+                        mine.fences += self.points_of(id, timeline);
                     }
                     Owned::Lost(_) => {}
                 }

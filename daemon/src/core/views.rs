@@ -78,6 +78,7 @@ impl<H: Handles> Broker<H> {
                 Owned::Import => counts.imports += 1,
                 Owned::Fence => counts.fences += pending(Some(object)),
                 Owned::FenceImport => counts.fences += pending(self.fence_imports.get(object)),
+                Owned::Timeline | Owned::TimelineImport => counts.timelines += 1,
                 Owned::Lost(_) => {}
             }
         }

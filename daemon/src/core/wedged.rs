@@ -7,6 +7,7 @@ use dmashare_proto::message::{Cause, DeviceWedged, Event, FenceState};
 use dmashare_proto::{ClientId, DeviceId, ObjectId};
 use dmashare_uapi::wedged::Wedged;
 
+use super::fences::Fence;
 use super::{Broker, Effect, Effects, Handles};
 
 /// What a driver said, and what the reactor did about it before it told.
@@ -67,11 +68,11 @@ impl<H: Handles> Broker<H> {
         let mut ended = 0;
         for &fence in &wedge.fences {
             let Some(known) = self.fences.get(&fence) else { continue };
-            let handles = known.handles.clone();
+            let owners = self.owners_of(known);
             let failed = FenceState::Failed { cause: Cause::Wedged, at_ns: wedge.at_ns };
             if self.end_fence(fence, failed) {
                 ended += 1;
-                for (client, _) in handles {
+                for client in owners {
                     *of.entry(client).or_default() += 1;
                 }
             }
@@ -98,6 +99,15 @@ impl<H: Handles> Broker<H> {
             });
         }
         self.after(out);
+    }
+
+    /// Who has a fence: an entry each handle, of a point each handle on its timeline.
+    fn owners_of(&self, fence: &Fence<H::Fd>) -> Vec<ClientId> {
+        let timeline = fence.point.and_then(|(timeline, _)| self.timelines.get(&timeline));
+        let of_point = timeline
+            .into_iter()
+            .flat_map(|it| it.importers.iter().map(|(client, _)| *client).chain(it.maker));
+        fence.handles.iter().map(|(client, _)| *client).chain(of_point).collect()
     }
 }
 

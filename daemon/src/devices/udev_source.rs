@@ -2,12 +2,12 @@
 //! run, since properties are wanted; removals are the reactor's.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{NetlinkAddr, getsockname, setsockopt, sockopt};
 use udev::{Enumerator, EventType, MonitorBuilder, MonitorSocket};
 
 use super::sysfs;
@@ -33,12 +33,15 @@ impl UdevSource {
     pub fn new(overrides: Vec<DeviceOverride>) -> Self {
         let (monitor, trouble) = match listen() {
             Ok(monitor) if Path::new(UDEVD).exists() => (Some(monitor), None),
-            Ok(monitor) => (
-                Some(monitor),
-                Some(format!(
-                    "udevd does not run ({UDEVD} is missing): devices that come are seen once it does"
-                )),
-            ),
+            Ok(monitor) => {
+                let trouble = if is_deaf(&monitor) {
+                    "devices that come are not seen until dmashared is started again while it does"
+                } else {
+                    "devices that come are seen once it does"
+                };
+                let trouble = format!("udevd does not run ({UDEVD} is missing): {trouble}");
+                (Some(monitor), Some(trouble))
+            }
             Err(error) => (
                 None,
                 Some(format!(
@@ -79,6 +82,12 @@ fn listen() -> io::Result<MonitorSocket> {
         tracing::debug!(%error, "udev's receive buffer stays as it is");
     }
     Ok(monitor)
+}
+
+/// Whether nothing will ever be heard. Where udevd does not run and /dev is not the kernel's own, as
+/// in a container, libudev joins no group of senders, and says nothing of it.
+fn is_deaf(monitor: &MonitorSocket) -> bool {
+    getsockname::<NetlinkAddr>(monitor.as_raw_fd()).is_ok_and(|address| address.groups() == 0)
 }
 
 impl DeviceSource for UdevSource {

@@ -21,7 +21,7 @@ mod vgem_guards;
 pub use simulated::Simulated;
 
 /// Makes guard fences.
-pub trait GuardBackend {
+pub trait GuardBackend: Send + Sync {
     /// What it hands out.
     fn kind(&self) -> GuardKind;
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use dmashare_proto::{ErrorCode, WireError};
+use dmashare_proto::{ErrorCode, WireError, message};
 use dmashare_uapi::dma_buf::{self, Access};
 use dmashare_uapi::fdkind::{FdKind, classify};
 use dmashare_uapi::sync_file::{self, FenceInfo, Status};
@@ -118,6 +118,34 @@ impl Machine {
             #[cfg(feature = "simulate")]
             Self::Simulated(_) => Ok(None),
         }
+    }
+
+    /// Puts a fence into a buffer's reservation object.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` before Linux 6.0 and for simulated buffers; `INTERNAL`.
+    pub fn attach(
+        &self,
+        dma_buf: BorrowedFd<'_>,
+        fence: BorrowedFd<'_>,
+        access: message::Access,
+    ) -> Result<(), WireError> {
+        let access = match access {
+            message::Access::Read => Access::Read,
+            message::Access::Write => Access::Write,
+        };
+        let result = match self {
+            Self::Real => dma_buf::import_sync_file(dma_buf, access, fence),
+            #[cfg(feature = "simulate")]
+            Self::Simulated(_) => Err(io::Error::from_raw_os_error(libc::ENOTTY)),
+        };
+        result.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOTTY) => WireError::new(
+                ErrorCode::UNSUPPORTED,
+                "this kernel puts no fence into a buffer (DMA_BUF_IOCTL_IMPORT_SYNC_FILE, Linux 6.0)",
+            ),
+            _ => internal(&error),
+        })
     }
 
     /// Whether any DRM node of a device is still there.

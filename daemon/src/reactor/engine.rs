@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Duration;
 
 use dmashare_proto::message::{Cause, FenceState};
 use dmashare_proto::state_page::{DeviceState, Word};
@@ -18,11 +17,13 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::fences::{Pending, Table, forget_source};
+use super::lines::Lines;
 use super::liveness::Liveness;
 use super::removals::{Devices, Known, Meaning};
-use super::{Command, Notice, Uevents, Watched, failed};
+use super::{Command, Lookout, Notice, OnPoint, Uevents, Watched, failed};
 use crate::clock::{monotonic_ns, wall_clock_s};
 use crate::core::{Sweep, Wedge, ended};
+use crate::guard::GuardBackend;
 use crate::kernel::Machine;
 use crate::state_page::StatePage;
 
@@ -30,6 +31,7 @@ use crate::state_page::StatePage;
 const WAKE: u64 = u64::MAX;
 const UEVENTS: u64 = u64::MAX - 1;
 const IMPLICIT: u64 = 1 << 63;
+const LINES: u64 = 1 << 62;
 
 pub(super) struct Engine {
     machine: Machine,
@@ -42,6 +44,10 @@ pub(super) struct Engine {
     table: Table,
     devices: Devices,
     liveness: Liveness,
+    lines: Lines,
+    /// Eventfds that the kernel writes to when a point is signalled.
+    watched_points: HashMap<u64, (ObjectId, OwnedFd)>,
+    next_point: u64,
     implicit: HashMap<u64, (DeviceId, ObjectId, OwnedFd)>,
     next_implicit: u64,
 }
@@ -49,19 +55,20 @@ pub(super) struct Engine {
 impl Engine {
     pub fn new(
         machine: Machine,
-        uevents: Option<Uevents>,
+        lookout: Lookout,
         state_page: Arc<StatePage>,
-        liveness: Duration,
+        backend: Option<Arc<dyn GuardBackend>>,
         commands: Receiver<Command>,
         wake: Arc<EventFd>,
         notices: UnboundedSender<Notice>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        let uevents = lookout.uevents;
         if let Some(uevents) = &uevents {
             epoll.add(uevents.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, UEVENTS))?;
         }
-        let liveness = Liveness::start(machine.clone(), liveness, Arc::clone(&wake))?;
+        let liveness = Liveness::start(machine.clone(), lookout.liveness, Arc::clone(&wake))?;
         Ok(Self {
             machine,
             uevents,
@@ -73,6 +80,9 @@ impl Engine {
             table: Table::default(),
             devices: Devices::default(),
             liveness,
+            lines: Lines::new(backend),
+            watched_points: HashMap::new(),
+            next_point: LINES,
             implicit: HashMap::new(),
             next_implicit: IMPLICIT,
         })
@@ -102,6 +112,7 @@ impl Engine {
                         self.take_answers();
                     }
                     key if key >= IMPLICIT => self.implicit_ended(key),
+                    key if key >= LINES => self.point_signalled(key),
                     key => self.source_ended(ObjectId(key)),
                 }
             }
@@ -137,8 +148,33 @@ impl Engine {
         match command {
             Command::AddDevice(id, watched) => self.add_device(id, watched),
             Command::ForgetDevice(id) => self.devices.forget(id),
-            Command::Watch { fence, device, source, ender, deadline_ns } => {
-                self.watch(fence, Pending { device, source, ender, deadline_ns });
+            Command::Watch { fence, device, source, ender, deadline_ns, point } => {
+                self.watch(fence, Pending { device, source, ender, deadline_ns, point });
+            }
+            Command::AddTimeline(timeline, device, line) => {
+                self.lines.add(timeline, device, line);
+                self.lose_late(timeline);
+            }
+            Command::Promise(timeline, point) => {
+                self.lines.promise(timeline, point);
+                self.lose_late(timeline);
+            }
+            Command::SignalPoint(timeline, point) => self.lines.signal(timeline, point),
+            Command::EndPromises(timeline, errno) => {
+                if self.lines.end_promises(timeline) {
+                    self.tell(Notice::PromisesEnded(timeline, errno, monotonic_ns()));
+                }
+            }
+            Command::Adopt(timeline, line) => self.lines.adopt(timeline, line),
+            Command::DropTimeline(timeline) => self.lines.forget(timeline),
+            Command::WatchPoint(timeline, eventfd) => self.watch_point(timeline, eventfd),
+            Command::ProbePoint { timeline, point, client, id } => {
+                // As for a fence: who asks may have been woken by a source itself.
+                for fence in self.lines.open_up_to(timeline, point) {
+                    self.source_ended(fence);
+                }
+                let signalled = self.lines.signalled(timeline);
+                self.tell(Notice::PointProbed { timeline, point, signalled, client, id });
             }
             Command::WatchImplicit { device, buffer, fence } => {
                 let key = self.next_implicit;
@@ -158,8 +194,11 @@ impl Engine {
                 self.source_ended(fence);
                 self.tell(Notice::Probed { fence, client, id });
             }
-            Command::AskCause(request) => {
-                self.source_ended(request.object);
+            Command::AskCause(request, object) => {
+                self.source_ended(object);
+                for fence in self.lines.open_up_to(object, request.point) {
+                    self.source_ended(fence);
+                }
                 self.tell(Notice::CauseAsked(request));
             }
             Command::Stop => {}
@@ -189,14 +228,22 @@ impl Engine {
         if let Some(cause) = lost {
             // It passed the gate before the loss, and came out of the queue after it.
             let at_ns = monotonic_ns();
+            if let Some(on) = pending.point {
+                self.lines.submit(on.timeline, on.point, fence, on.in_turn);
+            }
             end_guard(pending.ender, Err(cause.errno()));
+            self.point_ended(pending.point);
             self.tell(Notice::Ended(fence, failed(cause, at_ns)));
             return;
+        }
+        if let Some(on) = pending.point {
+            self.lines.submit(on.timeline, on.point, fence, on.in_turn);
         }
         if let Err((pending, error)) = self.table.add(&self.epoll, fence.0, fence, pending) {
             tracing::warn!(%fence, %error, "a fence cannot be watched; it ends with an error");
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             end_guard(pending.ender, Err(errno));
+            self.point_ended(pending.point);
             self.tell(Notice::Ended(fence, failed(Cause::Exporter(errno), monotonic_ns())));
         }
     }
@@ -219,6 +266,7 @@ impl Engine {
             FenceState::Failed { cause, .. } => Err(cause.errno()),
         };
         end_guard(pending.ender, result);
+        self.point_ended(pending.point);
         self.tell(Notice::Ended(fence, state));
         forget_source(&self.epoll, &pending.source);
     }
@@ -315,6 +363,9 @@ impl Engine {
             end_guard(pending.ender.take(), Err(Cause::Wedged.errno()));
             wedge.fences.push(*fence);
         }
+        for (_, pending) in &taken {
+            self.point_ended(pending.point);
+        }
         self.tell(Notice::Wedged(id, wedge));
         for (_, pending) in taken {
             forget_source(&self.epoll, &pending.source);
@@ -355,12 +406,50 @@ impl Engine {
                 end_guard(Some(ender), Err(cause.errno()));
             }
         }
+        for on in swept.iter().filter_map(|(_, pending)| pending.point) {
+            self.lines.ended(on.timeline, on.point);
+        }
+        self.lines.lose(id);
         let guards_ns = monotonic_ns();
         let wall_clock_s = wall_clock_s();
         let sweep = Sweep { cause, uevent_ns, wall_clock_s, gate_ns, guards_ns, guards };
         self.tell(Notice::Lost(id, sweep));
         for (_, pending) in swept {
             forget_source(&self.epoll, &pending.source);
+        }
+    }
+
+    /// A timeline, or a promise, that passed the gate before the loss and came out of the queue
+    /// after it.
+    fn lose_late(&mut self, timeline: ObjectId) {
+        let Some(device) = self.lines.device(timeline) else { return };
+        if self.devices.known.get(&device).is_none_or(|known| known.lost.is_some()) {
+            self.lines.lose_one(timeline);
+        }
+    }
+
+    fn point_ended(&mut self, point: Option<OnPoint>) {
+        if let Some(on) = point {
+            self.lines.ended(on.timeline, on.point);
+        }
+    }
+
+    fn watch_point(&mut self, timeline: ObjectId, eventfd: OwnedFd) {
+        let key = self.next_point;
+        self.next_point = LINES | (key + 1);
+        match self.epoll.add(eventfd.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, key)) {
+            Ok(()) => {
+                self.watched_points.insert(key, (timeline, eventfd));
+            }
+            Err(error) => tracing::warn!(%timeline, %error, "a point cannot be watched"),
+        }
+    }
+
+    fn point_signalled(&mut self, key: u64) {
+        let Some((timeline, eventfd)) = self.watched_points.remove(&key) else { return };
+        forget_source(&self.epoll, &eventfd);
+        if let Some(point) = self.lines.signalled(timeline) {
+            self.tell(Notice::LineSignalled(timeline, point));
         }
     }
 
@@ -371,8 +460,10 @@ impl Engine {
                 guards += 1;
                 end_guard(Some(ender), Err(libc::ECANCELED));
             }
+            self.point_ended(pending.point);
             forget_source(&self.epoll, &pending.source);
         }
+        self.lines.end_everything();
         guards
     }
 }

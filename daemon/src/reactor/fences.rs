@@ -8,6 +8,7 @@ use std::sync::Arc;
 use dmashare_proto::{DeviceId, ObjectId};
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
+use super::OnPoint;
 use super::deadlines::Deadlines;
 use crate::guard::Ender;
 
@@ -17,6 +18,14 @@ pub(super) struct Pending {
     pub source: Arc<OwnedFd>,
     pub ender: Option<Ender>,
     pub deadline_ns: u64,
+    pub point: Option<OnPoint>,
+}
+
+impl Pending {
+    /// Whether it is ours to end: then it has a deadline.
+    fn is_ours(&self) -> bool {
+        self.ender.is_some() || self.point.is_some_and(|on| on.in_turn)
+    }
 }
 
 /// All of them.
@@ -42,7 +51,7 @@ impl Table {
             return Err((pending, errno.into()));
         }
         self.of.entry(pending.device).or_default().insert(fence);
-        if pending.ender.is_some() {
+        if pending.is_ours() {
             self.deadlines.add(pending.deadline_ns, fence);
         }
         self.fences.insert(fence, pending);
@@ -75,17 +84,15 @@ impl Table {
         self.of.iter().filter_map(|(&device, of)| Some((device, *of.first()?)))
     }
 
-    /// Takes out what is guarded of a device, oldest first. What was passed through stays.
+    /// Takes out what is ours to end of a device, oldest first. What was passed through stays.
     pub fn take_guarded_of(&mut self, device: DeviceId) -> Vec<(ObjectId, Pending)> {
         let of = self.of.get(&device).into_iter().flatten();
-        let is_guarded = |fence: &&ObjectId| {
-            self.fences.get(fence).is_some_and(|pending| pending.ender.is_some())
-        };
-        let guarded: Vec<ObjectId> = of.filter(is_guarded).copied().collect();
+        let is_ours = |fence: &&ObjectId| self.fences.get(fence).is_some_and(Pending::is_ours);
+        let guarded: Vec<ObjectId> = of.filter(is_ours).copied().collect();
         guarded.into_iter().filter_map(|fence| Some((fence, self.take(fence)?))).collect()
     }
 
-    /// Takes out everything of a device.
+    /// Takes out everything of a device, in the order in which it came.
     pub fn take_all_of(&mut self, device: DeviceId) -> Vec<(ObjectId, Pending)> {
         let of = self.of.remove(&device).unwrap_or_default();
         let mut taken = Vec::with_capacity(of.len());

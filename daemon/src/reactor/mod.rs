@@ -20,13 +20,15 @@ use crate::bus::CauseRequest;
 use crate::core::{Sweep, Wedge};
 use crate::devices::DeviceDesc;
 use crate::gate::Gate;
-use crate::guard::Ender;
+use crate::guard::{Ender, GuardBackend};
 use crate::kernel::Machine;
 use crate::state_page::StatePage;
+use crate::timeline::{Line, NewLine};
 
 mod deadlines;
 mod engine;
 mod fences;
+mod lines;
 mod liveness;
 mod removals;
 mod uevents;
@@ -63,6 +65,33 @@ pub enum Command {
         ender: Option<Ender>,
         /// CLOCK_MONOTONIC, nanoseconds.
         deadline_ns: u64,
+        /// The point of a timeline that it is the end of.
+        point: Option<OnPoint>,
+    },
+    /// Keep a timeline.
+    AddTimeline(ObjectId, DeviceId, NewLine),
+    /// Points of a timeline up to this one will come.
+    Promise(ObjectId, u64),
+    /// A point whose work is done, where points are signalled in turn.
+    SignalPoint(ObjectId, u64),
+    /// End what is promised and not submitted; answered by [`Notice::PromisesEnded`].
+    EndPromises(ObjectId, i32),
+    /// A timeline is on another keeper.
+    Adopt(ObjectId, Arc<Line>),
+    /// Nobody has a timeline any more.
+    DropTimeline(ObjectId),
+    /// Tell by [`Notice::LineSignalled`] when the eventfd is written to.
+    WatchPoint(ObjectId, OwnedFd),
+    /// Answer with [`Notice::PointProbed`] of the same values, behind all that has ended so far.
+    ProbePoint {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
     },
     /// Watch a fence of a lost buffer's reservation object: only to tell when it ends.
     WatchImplicit {
@@ -82,10 +111,22 @@ pub enum Command {
         /// In which request.
         id: u64,
     },
-    /// Answer with [`Notice::CauseAsked`] of the same, behind all that has ended so far.
-    AskCause(CauseRequest),
+    /// Answer with [`Notice::CauseAsked`] of the same, behind all that has ended so far; the request's
+    /// object can be a handle on this one.
+    AskCause(CauseRequest, ObjectId),
     /// End every guard with an error, and stop.
     Stop,
+}
+
+/// Where on a timeline a fence is.
+#[derive(Clone, Copy, Debug)]
+pub struct OnPoint {
+    /// The timeline.
+    pub timeline: ObjectId,
+    /// The point.
+    pub point: u64,
+    /// Nothing was put there: it is signalled when this fence and all below have ended.
+    pub in_turn: bool,
 }
 
 /// What the reactor tells the main thread, in the order in which it happened.
@@ -114,9 +155,34 @@ pub enum Notice {
     },
     /// All that had ended when somebody asked has been told.
     CauseAsked(CauseRequest),
+    /// A timeline's promises are ended with this errno at this time.
+    PromisesEnded(ObjectId, i32, u64),
+    /// The kernel's timeline is signalled up to this point.
+    LineSignalled(ObjectId, u64),
+    /// All that had ended when the probe was taken out has been told.
+    PointProbed {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The point.
+        point: u64,
+        /// How far the kernel's timeline is signalled, if it can be asked.
+        signalled: Option<u64>,
+        /// Who asks.
+        client: ClientId,
+        /// In which request.
+        id: u64,
+    },
     /// The reactor has ended, with so many guards ended by that. After an error the service cannot
     /// do its work.
     Stopped(io::Result<usize>),
+}
+
+/// How the loss of a device is found out.
+pub struct Lookout {
+    /// What the kernel tells.
+    pub uevents: Option<Uevents>,
+    /// How often a device is looked at while something of it is stuck; zero: after a deadline only.
+    pub liveness: Duration,
 }
 
 /// The main thread's end of the reactor.
@@ -128,25 +194,24 @@ pub struct Reactor {
 
 impl Reactor {
     /// Starts the thread. It listens for removals when this returns, so devices that are found after
-    /// it cannot be lost unseen. `liveness` is how often devices are looked at while something of
-    /// theirs is pending; zero is never.
+    /// it cannot be lost unseen.
     ///
     /// # Errors
     /// epoll, eventfd or the thread cannot be had.
     pub fn start(
         machine: Machine,
-        uevents: Option<Uevents>,
+        lookout: Lookout,
         state_page: Arc<StatePage>,
-        liveness: Duration,
+        backend: Option<Arc<dyn GuardBackend>>,
         notices: UnboundedSender<Notice>,
     ) -> io::Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (commands, receiver) = mpsc::channel();
         let engine = engine::Engine::new(
             machine,
-            uevents,
+            lookout,
             state_page,
-            liveness,
+            backend,
             receiver,
             Arc::clone(&wake),
             notices.clone(),

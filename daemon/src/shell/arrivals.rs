@@ -14,6 +14,7 @@ impl Shell {
                 "the state page has no room for another device; it is not served"
             );
         }
+        self.find_keeper_for_orphans();
     }
 }
 

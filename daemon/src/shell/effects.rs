@@ -9,7 +9,7 @@ use dmashare_proto::{DeviceId, ObjectId};
 use super::{Os, Shell, overdue};
 use crate::clock::monotonic_ns;
 use crate::core::{Effect, Effects};
-use crate::reactor::{Command, Watched};
+use crate::reactor::{Command, OnPoint, Watched};
 use crate::view::BusUpdate;
 
 impl Shell {
@@ -28,10 +28,62 @@ impl Shell {
             }
             Effect::Disconnect(client) => self.close(client),
             Effect::Watch { fence, device, source, ender, deadline_ns } => {
-                self.reactor.send(Command::Watch { fence, device, source, ender, deadline_ns });
+                let point = None;
+                self.reactor.send(Command::Watch {
+                    fence,
+                    device,
+                    source,
+                    ender,
+                    deadline_ns,
+                    point,
+                });
             }
             Effect::Probe { fence, client, id } => {
                 self.reactor.send(Command::Probe { fence, client, id });
+            }
+            Effect::AddTimeline { timeline, device, line } => {
+                self.timelines.add(timeline, &line);
+                self.reactor.send(Command::AddTimeline(timeline, device, line));
+            }
+            Effect::Promise { timeline, point } => {
+                self.reactor.send(Command::Promise(timeline, point));
+            }
+            Effect::SubmitPoint {
+                fence,
+                timeline,
+                point,
+                device,
+                put,
+                source,
+                ender,
+                deadline_ns,
+            } => {
+                let in_turn = !self.put_to_point(timeline, point, put.as_deref());
+                let point = Some(OnPoint { timeline, point, in_turn });
+                self.reactor.send(Command::Watch {
+                    fence,
+                    device,
+                    source,
+                    ender,
+                    deadline_ns,
+                    point,
+                });
+            }
+            Effect::SignalPoint { timeline, point } => self.signal_point(timeline, point),
+            Effect::EndPromises { timeline, errno } => {
+                self.reactor.send(Command::EndPromises(timeline, errno));
+            }
+            Effect::DropTimeline(timeline) => {
+                self.timelines.forget(timeline);
+                self.reactor.send(Command::DropTimeline(timeline));
+            }
+            Effect::ProbePoint { timeline, point, client, id } => {
+                self.reactor.send(Command::ProbePoint { timeline, point, client, id });
+            }
+            Effect::WatchPoint { timeline, point } => self.watch_point(timeline, point),
+            Effect::Attach { client, id, fence, buffers, access } => {
+                let result = self.attach(&fence, &buffers, access);
+                self.event(|broker, out| broker.attached(client, id, result, out));
             }
             Effect::AddDevice { device, desc, gate, slot, word } => {
                 tracing::info!(

@@ -14,7 +14,7 @@ use crate::core::{Checked, CheckedFence, CheckedPlane};
 /// Turns a request into what the core takes. Descriptors that the core gets are taken out of `fds`;
 /// what is left there is for the caller to close.
 pub(super) fn check(
-    shell: &Shell,
+    shell: &mut Shell,
     client: ClientId,
     request: Request,
     fds: &mut Vec<OwnedFd>,
@@ -94,6 +94,34 @@ pub(super) fn check(
         Request::ImportFence(token) => expect(0..=0).map(|()| Checked::ImportFence(token)),
         Request::QueryFence(fence) => expect(0..=0).map(|()| Checked::QueryFence(fence)),
         Request::Acknowledge(device) => expect(0..=0).map(|()| Checked::Acknowledge(device)),
+        Request::CreateTimeline(options) => {
+            expect(1..=1)?;
+            let node = shell.machine.node(fds[0].as_fd())?;
+            let guard = shell.broker.plan_timeline(client, node, options.policy)?;
+            Ok(Checked::CreateTimeline { node, options, made: shell.new_timeline(guard)? })
+        }
+        Request::PromisePoint(at) => expect(0..=0).map(|()| Checked::PromisePoint(at)),
+        Request::SubmitPoint(submit) => {
+            if count == 0 {
+                return Ok(Checked::SubmitPoint { submit, source: None });
+            }
+            expect(2..=2)?;
+            let node = shell.machine.node(fds[0].as_fd())?;
+            // One that has ended is taken as it is: the reactor sees it at once.
+            shell.machine.source_fence(fds[1].as_fd())?;
+            let plan = shell.broker.plan_point(client, node, submit)?;
+            let source = fds.remove(1);
+            let source = if plan.guard && shell.backend.is_some() {
+                guarded(shell, source)?
+            } else {
+                CheckedFence::Passed(Arc::new(source))
+            };
+            Ok(Checked::SubmitPoint { submit, source: Some((node, source)) })
+        }
+        Request::ImportTimeline(token) => expect(0..=0).map(|()| Checked::ImportTimeline(token)),
+        Request::QueryPoint(at) => expect(0..=0).map(|()| Checked::QueryPoint(at)),
+        Request::WaitPoint(at) => expect(0..=0).map(|()| Checked::WaitPoint(at)),
+        Request::AttachFence(attach) => expect(0..=0).map(|()| Checked::AttachFence(attach)),
         _ => Err(WireError::new(ErrorCode::UNKNOWN_MESSAGE, format!("{name} is not served"))),
     }
 }

@@ -22,6 +22,7 @@ use crate::guard::{Ender, GuardBackend};
 use crate::kernel::Machine;
 use crate::reactor::Reactor;
 use crate::state_page::StatePage;
+use crate::timeline::NewLine;
 use crate::view::BusUpdate;
 
 mod arrivals;
@@ -36,6 +37,7 @@ mod overdue;
 mod poll;
 pub mod start;
 mod tasks;
+mod timelines;
 
 use connection::Outbox;
 
@@ -46,6 +48,7 @@ pub struct Os;
 impl Handles for Os {
     type Fd = Arc<OwnedFd>;
     type Ender = Ender;
+    type Line = NewLine;
 }
 
 /// How long the bus may lag behind: changes in that time become one signal a property.
@@ -55,11 +58,12 @@ const BUS_LAG: Duration = Duration::from_millis(100);
 pub struct Shell {
     broker: Broker<Os>,
     machine: Machine,
-    backend: Option<Box<dyn GuardBackend>>,
+    backend: Option<Arc<dyn GuardBackend>>,
     reactor: Reactor,
     state_page: Arc<StatePage>,
     connections: HashMap<ClientId, Rc<Outbox>>,
     lanes: discard::Lanes,
+    timelines: timelines::Timelines,
     bus: UnboundedSender<BusUpdate>,
     id_file: id_file::IdFile,
     overdue: Overdue,

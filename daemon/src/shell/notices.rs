@@ -14,6 +14,7 @@ impl Shell {
             Notice::Lost(device, sweep) => {
                 let now_ns = monotonic_ns();
                 self.event(|broker, out| broker.device_lost(now_ns, device, &sweep, out));
+                self.keeper_lost(device);
             }
             Notice::ParentRemoved(device, at_ns) => {
                 self.event(|broker, _| broker.parent_removed(device, at_ns));
@@ -35,6 +36,19 @@ impl Shell {
             }
             Notice::Probed { fence, client, id } => {
                 self.event(|broker, out| broker.probed(fence, client, id, out));
+            }
+            Notice::PromisesEnded(timeline, errno, at_ns) => {
+                self.event(|broker, out| broker.promises_ended(timeline, errno, at_ns, out));
+            }
+            Notice::LineSignalled(timeline, point) => {
+                let now_ns = monotonic_ns();
+                self.event(|broker, out| broker.point_signalled(now_ns, timeline, point, out));
+            }
+            Notice::PointProbed { timeline, point, signalled, client, id } => {
+                let now_ns = monotonic_ns();
+                self.event(|broker, out| {
+                    broker.point_probed(now_ns, timeline, point, signalled, (client, id), out);
+                });
             }
             Notice::Stopped(result) => {
                 match result {

@@ -20,7 +20,7 @@ use crate::devices::DeviceSource;
 use crate::devices::udev_source::UdevSource;
 use crate::guard::{self, GuardBackend, Probe};
 use crate::kernel::Machine;
-use crate::reactor::{Reactor, Uevents};
+use crate::reactor::{Lookout, Reactor, Uevents};
 use crate::state_page::StatePage;
 
 /// What the command line adds to the configuration.
@@ -125,9 +125,16 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
 
     // The reactor listens for removals before the devices are looked up, so none is missed.
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let (page, liveness) = (Arc::clone(&state_page), config.liveness);
-    let reactor = Reactor::start(machine.clone(), uevents, page, liveness, notices_to)
-        .context("the fence reactor")?;
+    let backend: Option<Arc<dyn GuardBackend>> = backend.map(Arc::from);
+    let lookout = Lookout { uevents, liveness: config.liveness };
+    let reactor = Reactor::start(
+        machine.clone(),
+        lookout,
+        Arc::clone(&state_page),
+        backend.clone(),
+        notices_to,
+    )
+    .context("the fence reactor")?;
     let (bus_to, bus_updates) = mpsc::unbounded_channel();
     let (connects_to, connects) = mpsc::unbounded_channel();
     let (questions_to, questions) = mpsc::unbounded_channel();
@@ -141,6 +148,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         state_page,
         connections: HashMap::new(),
         lanes: super::discard::Lanes::default(),
+        timelines: super::timelines::Timelines::default(),
         bus: bus_to,
         id_file,
         overdue: config.broker.overdue,
@@ -241,6 +249,7 @@ fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
         objects_per_client: config.limits.objects_per_client as usize,
         tokens_per_client: config.limits.tokens_per_client as usize,
         pending_fences_per_uid: config.limits.pending_fences_per_uid as usize,
+        waits_per_client: config.limits.waits_per_client as usize,
         deadline_ns: nanos(config.fence.deadline).min(longest),
         max_deadline_ns: max_deadline.min(longest),
         max_deadline_by,

@@ -64,7 +64,9 @@ pub(super) async fn take_cause_questions(
     mut questions: UnboundedReceiver<CauseRequest>,
 ) {
     while let Some(request) = questions.recv().await {
-        shell.borrow().reactor.send(Command::AskCause(request));
+        let shell = shell.borrow();
+        let object = shell.broker.behind(request.object);
+        shell.reactor.send(Command::AskCause(request, object));
     }
 }
 

@@ -2,9 +2,10 @@
 
 use dmashare_proto::codec::HEADER;
 use dmashare_proto::message::{
-    Cause, DeviceAt, DeviceInfo, DeviceLost, Event, Export, Exported, FenceImported, FenceShared,
-    FenceState, Grant, Grantee, GuardKind, Hello, Import, Imported, Importer, Layout, Plane,
-    Policy, Reply, Request, ShareFence, Welcome,
+    Access, AttachFence, Cause, CreateTimeline, DeviceAt, DeviceInfo, DeviceLost, DeviceWedged,
+    Direction, Event, Export, Exported, FenceImported, FenceShared, FenceState, Grant, Grantee,
+    GuardKind, Hello, Import, Imported, Importer, Layout, Plane, PointAt, PointState, Policy,
+    Reply, Request, ShareFence, SubmitPoint, TimelineInfo, Welcome,
 };
 use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{DeviceId, ErrorCode, ObjectId, Token, WireError};
@@ -99,9 +100,48 @@ fn fence_state() -> impl Strategy<Value = FenceState> {
     ]
 }
 
+fn policy() -> impl Strategy<Value = Policy> {
+    prop_oneof![Just(Policy::Auto), Just(Policy::Guard), Just(Policy::Pass)]
+}
+
+fn direction() -> impl Strategy<Value = Direction> {
+    prop_oneof![Just(Direction::Acquire), Just(Direction::Release)]
+}
+
+fn point() -> impl Strategy<Value = PointAt> {
+    (object(), any::<u64>()).prop_map(|(timeline, point)| PointAt { timeline, point })
+}
+
+fn point_state() -> impl Strategy<Value = PointState> {
+    prop_oneof![
+        Just(PointState::Unknown),
+        Just(PointState::Promised),
+        fence_state().prop_map(PointState::from),
+        Just(PointState::Forgotten),
+    ]
+}
+
+fn any_timeline_request() -> impl Strategy<Value = Request> {
+    let access = prop_oneof![Just(Access::Read), Just(Access::Write)];
+    prop_oneof![
+        (policy(), direction()).prop_map(|(policy, direction)| {
+            Request::CreateTimeline(CreateTimeline { policy, direction })
+        }),
+        point().prop_map(Request::PromisePoint),
+        (point(), any::<u32>()).prop_map(|(to, deadline_ms)| {
+            Request::SubmitPoint(SubmitPoint { to, deadline_ms })
+        }),
+        token().prop_map(Request::ImportTimeline),
+        point().prop_map(Request::QueryPoint),
+        point().prop_map(Request::WaitPoint),
+        (object(), object(), access).prop_map(|(fence, buffer, access)| {
+            Request::AttachFence(AttachFence { fence, buffer, access })
+        }),
+    ]
+}
+
 pub fn any_request() -> impl Strategy<Value = Request> {
     let grantee = prop_oneof![Just(Grantee::Anyone), any::<u32>().prop_map(Grantee::Uid)];
-    let policy = prop_oneof![Just(Policy::Auto), Just(Policy::Guard), Just(Policy::Pass)];
     prop_oneof![
         (any::<(u16, u16, u64)>(), text()).prop_map(
             |((version_min, version_max, features), name)| Request::Hello(Hello {
@@ -119,12 +159,13 @@ pub fn any_request() -> impl Strategy<Value = Request> {
         (token(), prop_oneof![Just(Importer::Cpu), Just(Importer::Device)])
             .prop_map(|(token, by)| Request::Import(Import { token, by })),
         object().prop_map(Request::Release),
-        (policy, any::<u32>()).prop_map(|(policy, deadline_ms)| {
+        (policy(), any::<u32>()).prop_map(|(policy, deadline_ms)| {
             Request::ShareFence(ShareFence { policy, deadline_ms })
         }),
         token().prop_map(Request::ImportFence),
         object().prop_map(Request::QueryFence),
         device_id().prop_map(Request::Acknowledge),
+        any_timeline_request(),
     ]
 }
 
@@ -162,6 +203,12 @@ pub fn any_reply() -> impl Strategy<Value = Reply> {
             Reply::FenceImported(FenceImported { fence, at, guard, state })
         }),
         fence_state().prop_map(Reply::FenceState),
+        (object(), at(), direction(), guard(), any::<u64>()).prop_map(
+            |(timeline, at, direction, guard, promised)| {
+                Reply::Timeline(TimelineInfo { timeline, at, direction, guard, promised })
+            }
+        ),
+        point_state().prop_map(Reply::PointState),
         (any::<(u16, i32, u64)>(), text()).prop_map(|((code, errno, object), message)| {
             Reply::Error(WireError { code: ErrorCode(code), errno, object, message })
         }),
@@ -177,15 +224,20 @@ pub fn any_event() -> impl Strategy<Value = Event> {
             }
         ),
         device_id().prop_map(Event::DeviceGone),
+        (device_id(), any::<(u64, u32)>(), text(), text()).prop_map(
+            |(device, (at_ns, fences), recovery, task)| {
+                Event::DeviceWedged(DeviceWedged { device, at_ns, recovery, task, fences })
+            }
+        ),
     ]
 }
 
 /// A header without fds, most often of a kind that exists.
 pub fn any_header() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![
-        4 => 1_u16..12,
-        4 => 0x8001_u16..0x800b,
-        2 => 0xc001_u16..0xc005,
+        4 => 1_u16..19,
+        4 => 0x8001_u16..0x800d,
+        2 => 0xc001_u16..0xc006,
         1 => Just(0xffff_u16),
         1 => any::<u16>(),
     ];

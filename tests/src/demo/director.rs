@@ -87,11 +87,8 @@ pub fn run(options: &RunOptions) -> Result<Measured> {
         |report| report.at(Step::Gone).is_some() && report.at(Step::ParentRemoved).is_some(),
     )?;
     let pids = [producer.pid(), consumer.pid()];
-    let left = settled(
-        Duration::from_secs(5),
-        || Ok(left(&broker.snapshot()?, egpu.id, pids)),
-        |left| !left.is_held(),
-    )?;
+    let left =
+        settled(BOUND, || Ok(left(&broker.snapshot()?, egpu.id, pids)), |left| !left.is_held())?;
     producer.end()?;
     consumer.end()?;
     Ok(Measured {

@@ -12,10 +12,12 @@ use crate::{Card, Process, Role};
 
 mod kind;
 mod simulated;
+mod udevd;
 mod vm;
 mod wait;
 
 pub use kind::{Backend, Machine, Unplug};
+pub use udevd::NoUdevd;
 
 use simulated::Simulated;
 use vm::Vm;
@@ -209,28 +211,30 @@ impl World {
     /// It did not come in time.
     pub fn replug(&self) -> Result<(Card, DeviceId)> {
         let watcher = self.connect("watcher")?;
-        let card = match &self.inner {
-            Inner::Simulated(simulated) => simulated.plug(Role::Egpu)?,
-            Inner::Vm(vm) => vm.rescan()?,
-        };
-        let end = std::time::Instant::now() + BOUND;
-        loop {
-            let found = watcher
-                .devices()?
-                .into_iter()
-                .find(|info| !info.device.is_lost() && info.pci == card.pci);
-            if let Some(info) = found {
-                let nodes = card.nodes.iter().map(|node| node.to_string_lossy());
-                if !info.nodes.iter().cloned().eq(nodes) {
-                    bail!("{card:?} came with the nodes {:?}", info.nodes);
-                }
-                return Ok((card, info.device.id()));
-            }
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            if left.is_zero() {
-                bail!("the broker did not tell of {card:?} within {BOUND:?}");
-            }
-            watcher.dispatch(Some(left))?;
+        let card = self.bring_back()?;
+        let id = self.arrived(&watcher, &card)?;
+        Ok((card, id))
+    }
+
+    /// Brings the eGPU back, as far as the kernel is concerned.
+    ///
+    /// # Errors
+    /// Its nodes did not come in time.
+    pub fn bring_back(&self) -> Result<Card> {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.plug(Role::Egpu),
+            Inner::Vm(vm) => vm.rescan(),
+        }
+    }
+
+    /// Takes udevd away, until what this gives is ended or dropped.
+    ///
+    /// # Errors
+    /// There is none (simulated); it does not stop.
+    pub fn stop_udevd(&self) -> Result<NoUdevd> {
+        match &self.inner {
+            Inner::Simulated(_) => bail!("a simulated machine has no udevd"),
+            Inner::Vm(_) => NoUdevd::begin(),
         }
     }
 
@@ -304,6 +308,17 @@ impl World {
         match &mut self.inner {
             Inner::Simulated(simulated) => simulated.stop(),
             Inner::Vm(_) => vm::stop(),
+        }
+    }
+
+    /// All that the broker has logged since it was started, reasons and all.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn log_of_run(&self) -> Result<String> {
+        match &self.inner {
+            Inner::Simulated(simulated) => Ok(simulated.log()),
+            Inner::Vm(_) => vm::log_of_run(),
         }
     }
 

@@ -140,7 +140,7 @@ pub(super) fn synthetic(card: &Card, action: &str) -> Result<()> {
     fs::write(&path, action).with_context(|| path.clone())
 }
 
-fn systemctl(arguments: &[&str]) -> Result<String> {
+pub(super) fn systemctl(arguments: &[&str]) -> Result<String> {
     let output = Command::new("systemctl").args(arguments).output().context("systemctl")?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
@@ -177,4 +177,22 @@ pub(super) fn log() -> String {
         |error| format!("journalctl: {error}"),
         |output| String::from_utf8_lossy(&output.stdout).into_owned(),
     )
+}
+
+/// Of its present process; the journal has what a line is about in fields of their own.
+pub(super) fn log_of_run() -> Result<String> {
+    let pid = format!("_PID={}", broker()?.0);
+    let fields = "--output-fields=MESSAGE,DMASHARE_TROUBLE";
+    // What it wrote may be on its way still.
+    journalctl(&["--sync"])?;
+    journalctl(&["--boot", "--no-pager", "--output=cat", fields, &pid])
+}
+
+fn journalctl(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("journalctl").args(arguments).output().context("journalctl")?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!("journalctl {}: {}", arguments.join(" "), why.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

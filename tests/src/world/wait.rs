@@ -1,13 +1,41 @@
 //! What is waited for.
 
-use anyhow::Result;
-use dmashare::DeviceId;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use dmashare::{Connection, DeviceId};
 use dmashare_proto::report::{Step, UnplugReport};
 
 use super::{BOUND, World};
-use crate::bus;
+use crate::{Card, bus};
 
 impl World {
+    /// Waits until the broker has told a client of a card that came; gives its id.
+    ///
+    /// # Errors
+    /// It has not in time; it came with other nodes.
+    pub fn arrived(&self, watcher: &Connection, card: &Card) -> Result<DeviceId> {
+        let end = Instant::now() + BOUND;
+        loop {
+            let found = watcher
+                .devices()?
+                .into_iter()
+                .find(|info| !info.device.is_lost() && info.pci == card.pci);
+            if let Some(info) = found {
+                let nodes = card.nodes.iter().map(|node| node.to_string_lossy());
+                if !info.nodes.iter().cloned().eq(nodes) {
+                    bail!("{card:?} came with the nodes {:?}", info.nodes);
+                }
+                return Ok(info.device.id());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("the broker did not tell of {card:?} within {BOUND:?}");
+            }
+            watcher.dispatch(Some(left))?;
+        }
+    }
+
     /// Waits until a device of the broker's is as wanted; `None` is one that is gone.
     ///
     /// # Errors

@@ -1,13 +1,14 @@
 //! What is missing at the start, and comes: the bus, the devices, udev.
 
 use anyhow::{Context, Result, ensure};
+use dmashare::DeviceId;
 use dmashare_proto::message::Event;
 
 use crate::hostile::service::{PrivateBus, Service};
 use crate::hostile::{Bystanders, Raw};
-use crate::scenario::Skip;
 use crate::scenario::figures::show;
-use crate::{BOUND, Bus, Role, World};
+use crate::scenario::{Skip, share};
+use crate::{BOUND, Bus, Role, Unplug, World};
 
 const NO_BUS: &str = "unix:path=/nonexistent/bus";
 
@@ -88,7 +89,7 @@ pub(super) fn run_no_device(world: &mut World) -> Result<()> {
 }
 
 /// No udevd and no DRM: the service itself, on the machine as it is, in a mount namespace where both
-/// are hidden.
+/// are hidden, and /dev too, without which libudev does not even listen.
 pub(super) fn run_no_udev(world: &mut World) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Skip("only root can hide udev in a mount namespace".to_owned()).into());
@@ -96,7 +97,7 @@ pub(super) fn run_no_udev(world: &mut World) -> Result<()> {
     let pair = Bystanders::start(world, Role::Egpu)?;
     pair.meanwhile(|| {
         let mut service = Service::new(world, false)?;
-        let hide = "for dir in /run/udev /sys/class/drm /sys/kernel/debug; do \
+        let hide = "for dir in /run/udev /sys/class/drm /sys/kernel/debug /dev; do \
                     test ! -d $dir || mount -t tmpfs none $dir || exit 99; done; exec \"$@\"";
         service.by(&["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh"]);
         if let Err(error) = service.start(NO_BUS) {
@@ -106,9 +107,48 @@ pub(super) fn run_no_udev(world: &mut World) -> Result<()> {
             return Err(error);
         }
         said(&service, "udevd does not run")?;
+        said(&service, "devices that come are not seen")?;
         let mut raw = Raw::hello(&service.socket(), "no udev")?;
         show(format_args!("{} devices without udev", raw.devices()?.len()));
         service.stop()
     })?;
     pair.undisturbed(world)
+}
+
+/// udevd is away when the service starts: it serves what there is. A card that comes meanwhile is known
+/// when udevd has told of it, with what the rules say.
+pub(super) fn run_udev_later(world: &mut World) -> Result<()> {
+    let away = world.stop_udevd()?;
+    world.restart_broker()?;
+    let log = world.log_of_run()?;
+    ensure!(log.contains("devices that come are seen once it does"), "it has not said so:\n{log}");
+    let pair = Bystanders::start(world, Role::Stay)?;
+    pair.meanwhile(|| {
+        share::run(world).context("without udevd")?;
+        let lost = world.device(&world.egpu()?)?.id;
+        world.unplug(Unplug::Remove)?;
+        world.wait_gone(lost)?;
+        let before = ids(world)?;
+        let watcher = world.connect("watcher")?;
+        let card = world.bring_back()?;
+        let known = watcher.devices()?;
+        ensure!(known.len() == before.len(), "udevd has told of none, and there are {known:?}");
+
+        away.end()?;
+        let came = world.arrived(&watcher, &card)?;
+        drop(watcher);
+        // As udev's rules have it.
+        world.wait_device(came, "the card that came, which can be pulled", |device| {
+            device.is_some_and(|device| device.removable)
+        })?;
+        let mut others = ids(world)?;
+        others.retain(|&id| id != came);
+        ensure!(others == before, "told of once more, {before:?} are {others:?}");
+        share::run(world).context("with udevd")
+    })?;
+    pair.undisturbed(world)
+}
+
+fn ids(world: &World) -> Result<Vec<DeviceId>> {
+    Ok(world.bus().devices()?.iter().map(|device| device.id).collect())
 }

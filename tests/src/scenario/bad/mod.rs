@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{REAL, SIMULATED, Scenario};
+use super::{PATIENT, REAL, SIMULATED, Scenario};
 use crate::{Backend, World};
 
 mod config;
@@ -32,6 +32,8 @@ type Run = fn(&mut World) -> Result<()>;
 
 /// What has nothing to do with guards is run with one backend of each machine.
 const ONCE: &[Backend] = &[Backend::Simulated, Backend::SwSync];
+/// The same where only a real kernel will do.
+const ONCE_REAL: &[Backend] = &[Backend::SwSync];
 
 const fn once(name: &'static str, run: Run) -> Scenario {
     Scenario { backends: ONCE, ..Scenario::new(name, run) }
@@ -57,14 +59,19 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("bad-client/dies", deaths::run),
     with("bad-client/flood", floods::LIMIT, floods::run),
     with("bad-client/quota", quotas::LIMITS, quotas::run),
-    Scenario::new("bad-moment/device-lost", device_lost::run),
+    Scenario { config: PATIENT, ..Scenario::new("bad-moment/device-lost", device_lost::run) },
     once("bad-config", config::run),
     once("missing/no-bus", missing::run_no_bus),
     Scenario { backends: SIMULATED, ..Scenario::new("missing/no-device", missing::run_no_device) },
     once("missing/no-udev", missing::run_no_udev),
+    Scenario {
+        backends: ONCE_REAL,
+        bound: Duration::from_secs(300),
+        ..Scenario::new("missing/udev-comes-later", missing::run_udev_later)
+    },
     with("overdue/report", overdue::REPORT, overdue::run_report),
     with("overdue/disconnect", overdue::DISCONNECT, overdue::run_disconnect),
     with("overdue/kill", overdue::KILL, overdue::run_kill),
     once("python", python::run),
-    Scenario { bound: Duration::from_secs(240), ..once("idle/no-wake-up", idle::run) },
+    Scenario { bound: Duration::from_secs(240), ..Scenario::new("idle/no-wake-up", idle::run) },
 ];

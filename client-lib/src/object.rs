@@ -1,0 +1,40 @@
+//! What calls take: objects of the broker's, whatever handle they are in.
+
+use crate::export::ExportedBuffer;
+use crate::fence::{ImportedFence, SharedFence};
+use crate::import::ImportedBuffer;
+use crate::timeline::Timeline;
+
+/// What a token can be made for.
+pub trait Shared: sealed::Object {}
+
+impl Shared for ExportedBuffer {}
+impl Shared for SharedFence {}
+/// One that this process made; the broker refuses an imported one.
+impl Shared for Timeline {}
+
+/// A fence, shared or imported.
+pub trait Fence: sealed::Object {}
+
+impl Fence for SharedFence {}
+impl Fence for ImportedFence {}
+
+/// A buffer, exported or imported.
+pub trait Buffer: sealed::Object {}
+
+impl Buffer for ExportedBuffer {}
+impl Buffer for ImportedBuffer {}
+
+pub(crate) mod sealed {
+    use dmashare_proto::ObjectId;
+
+    pub trait Object {
+        fn object(&self) -> ObjectId;
+    }
+
+    impl Object for super::ImportedBuffer {
+        fn object(&self) -> ObjectId {
+            self.id()
+        }
+    }
+}
