@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use dmashare::{Cause, DeviceId, ObjectId};
+use dmashare::{Cause, DeviceId, ObjectId, PointState};
 use serde::{Deserialize, Serialize};
 
-use super::{FenceEnd, Reading, Tally};
+use super::{FenceEnd, Looped, PointEnd, Reading, Tally, TimelineTask};
 use crate::Card;
 
 /// An object that an actor keeps.
@@ -32,7 +32,7 @@ pub enum Task {
         /// Pixels.
         height: u32,
     },
-    /// Make a token for an exported buffer or a shared fence. → [`Done::Token`]
+    /// Make a token for an exported buffer, a shared fence or an own timeline. → [`Done::Token`]
     Grant {
         /// What for.
         key: Key,
@@ -118,6 +118,8 @@ pub enum Task {
         /// Which.
         device: DeviceId,
     },
+    /// Something with a timeline.
+    Timeline(TimelineTask),
     /// How many dma-bufs are open here. → [`Done::Count`]
     DmaBufs,
 }
@@ -134,6 +136,9 @@ pub enum Done {
     Read(Reading),
     Tally(Tally),
     Lost(Loss),
+    Point(PointState),
+    Points(Vec<PointEnd>),
+    Looped(Looped),
 }
 
 /// A loss as a client was told of it.
@@ -225,6 +230,12 @@ expect! {
     read => Self::Read(reading) => reading, Reading;
     /// What was counted.
     tally => Self::Tally(tally) => tally, Tally;
+    /// How the point stands.
+    point => Self::Point(state) => state, PointState;
+    /// How the points ended.
+    points => Self::Points(ends) => ends, Vec<PointEnd>;
+    /// What the event loop saw.
+    looped => Self::Looped(looped) => looped, Looped;
     /// The loss.
     loss => Self::Lost(loss) => loss, Loss;
 }
