@@ -69,6 +69,19 @@ impl Process {
         Ok(fs::metadata(format!("/proc/{}", self.0))?.uid())
     }
 
+    /// Waits until one of its threads sleeps in the kernel, which nothing tells.
+    ///
+    /// # Errors
+    /// It is gone, or does not in time.
+    pub fn thread_sleeps(self, thread: i32) -> Result<()> {
+        let path = format!("/proc/{}/task/{thread}/stat", self.0);
+        eventually("a thread sleeps", crate::BOUND, || {
+            let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+            // The state comes after the name, which is in parentheses.
+            Ok(text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('S')))
+        })
+    }
+
     /// Resident memory, in KiB.
     ///
     /// # Errors

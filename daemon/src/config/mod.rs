@@ -100,7 +100,8 @@ pub struct Limits {
     pub queue_messages: u32,
     /// Pending fences of one user, released or not: each costs descriptors until it ends.
     pub pending_fences_per_uid: u32,
-    /// Unanswered waits for points of one client.
+    /// Unanswered waits for points of one client. One loss may answer all of them at once, so they
+    /// are to fit into its queue.
     pub waits_per_client: u32,
 }
 
@@ -180,7 +181,7 @@ impl Default for Limits {
             tokens_per_client: 16384,
             queue_messages: 256,
             pending_fences_per_uid: 16384,
-            waits_per_client: 1024,
+            waits_per_client: 128,
         }
     }
 }

@@ -167,7 +167,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         Err(error) => tracing::error!(%error, "devices that are there cannot be looked up"),
     }
     if let Some(trouble) = source.trouble() {
-        tracing::warn!(trouble, "devices will not be found");
+        tracing::warn!("devices may not be found: {trouble}");
     }
     // What is there from the start is on the bus before the name is.
     shell.borrow_mut().flush_to_bus();

@@ -14,7 +14,7 @@ use dmashare_uapi::gem::GemHandle;
 
 use super::events::{self, Losses};
 use super::objects::{FenceEnd, Imported, Object, Objects};
-use super::{Done, Refusal, Reply, Request, Task, hammer, reader};
+use super::{Done, Refusal, Reply, Request, Task, hammer, reader, timeline};
 use crate::{Buffer, Bus, Card, Process, Source};
 
 /// An actor's state, as its tasks share it.
@@ -85,7 +85,8 @@ impl Stage {
                 let token = match &*self.objects.get(key)? {
                     Object::Exported(export, _) => self.connection()?.grant(export, grant)?,
                     Object::Shared(fence, _) => self.connection()?.grant(fence, grant)?,
-                    _ => anyhow::bail!("only an own buffer or fence can be granted"),
+                    Object::Timeline(timeline) => self.connection()?.grant(timeline, grant)?,
+                    _ => anyhow::bail!("only an own object can be granted"),
                 };
                 Ok(Done::Token(token.to_hex()))
             }
@@ -143,6 +144,9 @@ impl Stage {
             Task::Hammer { card, rounds, foreign } => {
                 let tally = hammer::hammer(self.connection()?, &card, rounds, foreign.as_deref())?;
                 Ok(Done::Tally(tally))
+            }
+            Task::Timeline(task) => {
+                timeline::perform(self.connection()?, &self.objects, task, &fds, at_it)
             }
             Task::AwaitLoss { device } => Ok(Done::Lost(self.losses.wait(device)?)),
             Task::AskCause { bus, object } => Ok(Done::Cause(Bus::connect(&bus)?.cause(object)?)),

@@ -25,12 +25,14 @@ mod objects;
 mod reader;
 mod running;
 mod task;
+mod timeline;
 
 pub use hammer::Tally;
 pub use objects::FenceEnd;
 pub use reader::Reading;
 pub use running::Running;
 pub use task::{Done, Key, Loss, Refusal, Task};
+pub use timeline::{Looped, PointEnd, TimelineTask};
 
 /// As whom an actor runs in the virtual machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use dmashare::{
     Access, Cause, DeviceId, ExportedBuffer, FenceStatus, ImportedBuffer, ImportedFence,
-    MappedBuffer, SharedFence,
+    MappedBuffer, SharedFence, Timeline,
 };
 use dmashare_uapi::gem::GemHandle;
 use dmashare_uapi::sim;
@@ -33,6 +33,7 @@ pub(super) enum Object {
     Imported(Imported),
     Shared(SharedFence, Mutex<Option<Source>>),
     Fence(ImportedFence),
+    Timeline(Timeline),
 }
 
 /// How a fence stands, by the library and by the kernel.
@@ -125,6 +126,7 @@ impl Object {
             }
             Self::Shared(fence, _) => fence.release()?,
             Self::Fence(fence) => fence.release()?,
+            Self::Timeline(timeline) => timeline.release()?,
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use dmashare::{Cause, DeviceId, ObjectId};
+use dmashare::{Cause, DeviceId, ObjectId, PointState};
 use serde::{Deserialize, Serialize};
 
-use super::{FenceEnd, Reading, Tally};
+use super::{FenceEnd, Looped, PointEnd, Reading, Tally, TimelineTask};
 use crate::Card;
 
 /// An object that an actor keeps.
@@ -32,7 +32,7 @@ pub enum Task {
         /// Pixels.
         height: u32,
     },
-    /// Make a token for an exported buffer or a shared fence. → [`Done::Token`]
+    /// Make a token for an exported buffer, a shared fence or an own timeline. → [`Done::Token`]
     Grant {
         /// What for.
         key: Key,
@@ -125,6 +125,8 @@ pub enum Task {
         /// Which object.
         object: ObjectId,
     },
+    /// Something with a timeline.
+    Timeline(TimelineTask),
     /// How many dma-bufs are open here. → [`Done::Count`]
     DmaBufs,
 }
@@ -142,6 +144,9 @@ pub enum Done {
     Tally(Tally),
     Lost(Loss),
     Cause(Result<(String, i32, u64), String>),
+    Point(PointState),
+    Points(Vec<PointEnd>),
+    Looped(Looped),
 }
 
 /// A loss as a client was told of it.
@@ -235,6 +240,12 @@ expect! {
     tally => Self::Tally(tally) => tally, Tally;
     /// Why something ended, or why that is not told.
     cause => Self::Cause(told) => told, Result<(String, i32, u64), String>;
+    /// How the point stands.
+    point => Self::Point(state) => state, PointState;
+    /// How the points ended.
+    points => Self::Points(ends) => ends, Vec<PointEnd>;
+    /// What the event loop saw.
+    looped => Self::Looped(looped) => looped, Looped;
     /// The loss.
     loss => Self::Lost(loss) => loss, Loss;
 }

@@ -23,6 +23,7 @@ mod race;
 mod replug;
 mod share;
 mod synthetic;
+mod timeline;
 mod unplug_reader;
 mod unplug_waiter;
 mod vanished;
@@ -89,6 +90,9 @@ const EVERYWHERE: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::V
 const LONG: Duration = Duration::from_secs(300);
 
 const SIMULATED: &[Backend] = &[Backend::Simulated];
+/// With and without guards.
+const ALL: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None];
+
 const REAL: &[Backend] = &[Backend::SwSync, Backend::Vgem];
 
 impl Scenario {
@@ -142,6 +146,21 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("vanished/stuck-look", vanished::stuck_look)
     },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
+    Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
+    Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
+    Scenario {
+        backends: &[Backend::SwSync, Backend::Vgem, Backend::None],
+        ..Scenario::new("timeline-in-kernel", timeline::order::blocked_in_the_kernel)
+    },
+    Scenario { backends: ALL, ..Scenario::new("timeline-maker-dies", timeline::order::maker_dies) },
+    Scenario { backends: ALL, ..Scenario::new("timeline-stop", timeline::order::broker_stops) },
+    Scenario { backends: ALL, ..Scenario::new("timeline-release", timeline::release::run) },
+    Scenario {
+        backends: ALL,
+        ..Scenario::new("timeline-importer-goes", timeline::release::importer_goes)
+    },
+    Scenario { backends: ALL, ..Scenario::new("timeline-keeper", timeline::keeper::run) },
+    Scenario { backends: ALL, ..Scenario::new("timeline-bad", timeline::bad::run) },
     Scenario {
         backends: &[Backend::SwSync],
         is_last: true,
@@ -159,7 +178,7 @@ const SCENARIOS: &[Scenario] = &[
 #[must_use]
 pub fn instances(machine: Machine) -> Vec<Instance> {
     let mut all = Vec::new();
-    for backend in [Backend::Simulated, Backend::SwSync, Backend::Vgem] {
+    for backend in [Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None] {
         for scenario in SCENARIOS.iter().chain(bad::SCENARIOS) {
             if backend.machine() == machine && scenario.backends.contains(&backend) {
                 all.push(Instance { scenario, backend });

@@ -54,7 +54,9 @@ fn waiters_wake(world: &World, how: Unplug) -> Result<()> {
                 ensure!(end.raw.is_some_and(|raw| raw < 0), "the guard shows no error: {end:?}");
             }
             // It has no error bit; the library and the broker tell it.
-            Backend::Vgem => ensure!(end.raw == Some(1), "the guard is still pending: {end:?}"),
+            Backend::Vgem | Backend::None => {
+                ensure!(end.raw == Some(1), "the guard is still pending: {end:?}")
+            }
         }
         awake_ns = awake_ns.max(end.woke_ns.context("a poll on the guard did not wake")?);
         known_ns = known_ns.max(end.known_ns);

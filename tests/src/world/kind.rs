@@ -23,6 +23,8 @@ pub enum Backend {
     SwSync,
     /// vgem.
     Vgem,
+    /// Nothing: a real kernel on which none can be made.
+    None,
 }
 
 impl Backend {
@@ -33,6 +35,7 @@ impl Backend {
             Self::Simulated => "simulated",
             Self::SwSync => "sw_sync",
             Self::Vgem => "vgem",
+            Self::None => "none",
         }
     }
 
@@ -41,7 +44,7 @@ impl Backend {
     pub const fn machine(self) -> Machine {
         match self {
             Self::Simulated => Machine::Simulated,
-            Self::SwSync | Self::Vgem => Machine::Vm,
+            Self::SwSync | Self::Vgem | Self::None => Machine::Vm,
         }
     }
 }

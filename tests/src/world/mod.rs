@@ -194,14 +194,35 @@ impl World {
     /// It is not there; the kernel did not finish in time.
     pub fn unplug(&self, how: Unplug) -> Result<()> {
         match (&self.inner, how) {
-            (Inner::Simulated(simulated), Unplug::Remove) => simulated.unplug(),
-            (Inner::Vm(vm), Unplug::Remove) => vm.remove(),
+            (_, Unplug::Remove) => self.unplug_card(Role::Egpu),
             (Inner::Vm(vm), Unplug::HotUnplug) => vm.hot_unplug(),
             (Inner::Simulated(simulated), Unplug::Vanish) => simulated.vanish(),
             (Inner::Vm(vm), Unplug::Vanish) => vm.vanish(),
             (Inner::Simulated(_), Unplug::HotUnplug) => {
                 bail!("a PCIe hot-unplug needs a PCIe slot")
             }
+        }
+    }
+
+    /// Takes any card away that is on a PCI bus, as [`Unplug::Remove`] does.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn unplug_card(&self, role: Role) -> Result<()> {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.unplug(role),
+            Inner::Vm(vm) => vm.remove(role),
+        }
+    }
+
+    /// Brings it back, as far as the kernel is concerned.
+    ///
+    /// # Errors
+    /// Its nodes did not come in time.
+    pub fn bring_back_card(&self, role: Role) -> Result<Card> {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.plug(role),
+            Inner::Vm(vm) => vm.rescan(role),
         }
     }
 
@@ -221,10 +242,7 @@ impl World {
     /// # Errors
     /// Its nodes did not come in time.
     pub fn bring_back(&self) -> Result<Card> {
-        match &self.inner {
-            Inner::Simulated(simulated) => simulated.plug(Role::Egpu),
-            Inner::Vm(vm) => vm.rescan(),
-        }
+        self.bring_back_card(Role::Egpu)
     }
 
     /// Takes udevd away, until what this gives is ended or dropped.

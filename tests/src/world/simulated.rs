@@ -178,13 +178,14 @@ impl Simulated {
         self.card(role)?.context("the card was just made")
     }
 
-    pub fn unplug(&self) -> Result<()> {
-        let card = self.card(Role::Egpu)?.context("the eGPU is not there")?;
+    pub fn unplug(&self, role: Role) -> Result<()> {
+        let card = self.card(role)?.with_context(|| format!("the card {role:?} is not there"))?;
         fs::remove_dir_all(&card.sysfs)?;
         for node in &card.nodes {
             self.uevent("remove", &card.devpath(node)?, "drm", "")?;
         }
-        self.uevent("remove", "/devices/sim/egpu", "pci", "")
+        let device = card.sysfs.file_name().unwrap_or_default().to_string_lossy();
+        self.uevent("remove", &format!("/devices/sim/{device}"), "pci", "")
     }
 
     /// Its folder stays: nothing but the card itself says that it is gone.

@@ -35,8 +35,10 @@ impl Vm {
         let text = fs::read_to_string(CAST)
             .with_context(|| format!("{CAST}: this is not the virtual machine of xtask"))?;
         let vm = Self(serde_json::from_str(&text)?);
-        if vm.card(Role::Egpu)?.is_none() {
-            vm.rescan()?;
+        for role in [Role::Egpu, Role::Stay] {
+            if vm.card(role)?.is_none() {
+                vm.rescan(role)?;
+            }
         }
         fs::create_dir_all(DROPINS)?;
         let fence = format!("[fence]\nbackend = \"{}\"\n", backend.name());
@@ -71,8 +73,9 @@ impl Vm {
         }
     }
 
-    pub fn remove(&self) -> Result<()> {
-        let path = format!("/sys/bus/pci/devices/{}/remove", self.0.egpu);
+    pub fn remove(&self, role: Role) -> Result<()> {
+        let card = self.card(role)?.with_context(|| format!("the card {role:?} is not there"))?;
+        let path = format!("/sys/bus/pci/devices/{}/remove", card.pci);
         fs::write(&path, "1").with_context(|| path.clone())
     }
 
@@ -102,18 +105,18 @@ impl Vm {
     }
 
     /// A card that does not come back has been unplugged for good.
-    pub fn rescan(&self) -> Result<Card> {
+    pub fn rescan(&self, role: Role) -> Result<Card> {
         let uevents = Uevents::listen()?;
         fs::write("/sys/bus/pci/rescan", "1").context("PCI rescan")?;
         let whole = || {
-            let card = self.card(Role::Egpu).ok().flatten();
+            let card = self.card(role).ok().flatten();
             card.filter(|card| card.nodes.len() == NODES)
         };
         if let Some(card) = whole() {
             return Ok(card);
         }
-        uevents.wait("the eGPU's nodes", BOUND, |_| whole().is_some())?;
-        whole().context("the eGPU came and went")
+        uevents.wait("the card's nodes", BOUND, |_| whole().is_some())?;
+        whole().context("the card came and went")
     }
 }
 

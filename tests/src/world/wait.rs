@@ -59,6 +59,16 @@ impl World {
         })
     }
 
+    /// Waits until a present device's counts are as wanted.
+    ///
+    /// # Errors
+    /// They are not in time.
+    pub fn wait_counts_of(&self, id: DeviceId, are: impl Fn(&bus::Device) -> bool) -> Result<()> {
+        self.wait_device(id, "the counts that the scenario wants", |device| {
+            device.is_some_and(&are)
+        })
+    }
+
     /// Waits until nothing of a device is left: its object is gone.
     ///
     /// # Errors

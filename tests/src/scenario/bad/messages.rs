@@ -85,7 +85,7 @@ fn bodies(raw: &mut Raw) -> Result<()> {
 }
 
 fn kinds(raw: &mut Raw) -> Result<()> {
-    for kind in [0, 11, 12, 0x7fff, 0x8001, 0x8009, 0xbfff, 0xc001, 0xfffe, 0xffff] {
+    for kind in [0, 0x7ffe, 0x7fff, 0x8001, 0x8009, 0xbfff, 0xc001, 0xfffe, 0xffff] {
         let (id, _) = raw.encoded(&Request::ListDevices(()), 0)?;
         let error = raw.bytes_refused(&header(kind, 0, 0, id), &[], id)?;
         expect(&error, ErrorCode::UNKNOWN_MESSAGE, &[&format!("{kind:#06x}")])?;
