@@ -108,6 +108,19 @@ pub enum Command {
         /// In which request.
         id: u64,
     },
+    /// Lose a device that is there, as if it were pulled.
+    Rehearse(DeviceId),
+    /// End these as if their device were lost, for one client.
+    EndRehearsed {
+        /// Fences, in the order of their submission.
+        fences: Vec<ObjectId>,
+        /// Timelines: their promises end, and they hang up.
+        timelines: Vec<ObjectId>,
+        /// Fences that go on with another guard; theirs ends.
+        guards: Vec<(ObjectId, Ender)>,
+        /// Dropped when it is done.
+        done: mpsc::SyncSender<()>,
+    },
     /// End every guard with an error, and stop.
     Stop,
 }
