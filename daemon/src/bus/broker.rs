@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use tokio::sync::mpsc;
 use zbus::fdo::ConnectionCredentials;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
@@ -14,13 +13,13 @@ use zbus::{Connection, DBusError, interface};
 
 use super::changes::{Changes, changes};
 use super::served::ask_bus;
-use super::{BusFacts, ConnectRequest};
+use super::{Asks, BusFacts, ConnectRequest};
 
 /// The broker on the bus.
 #[derive(Clone)]
 pub(super) struct Broker {
     pub(super) facts: Arc<BusFacts>,
-    pub(super) connects: mpsc::UnboundedSender<ConnectRequest>,
+    pub(super) asks: Asks,
     pub(super) clients: u32,
     pub(super) devices: Vec<OwnedObjectPath>,
     pub(super) reports: String,
@@ -101,7 +100,8 @@ impl Broker {
                 .map_err(|errno| failed(errno.into()))?;
         fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
         let request = ConnectRequest { socket: ours, pid, uid, gid, pidfd };
-        self.connects
+        self.asks
+            .connects
             .send(request)
             .map_err(|_| BusError::Stopping("the broker is stopping".to_owned()))?;
         Ok(theirs.into())
@@ -126,7 +126,7 @@ impl Broker {
 }
 
 /// Who sent a message, as the bus's daemon learnt from the kernel when they connected to it.
-async fn credentials(
+pub(super) async fn credentials(
     bus: &Connection,
     header: &Header<'_>,
 ) -> Result<ConnectionCredentials, BusError> {

@@ -7,7 +7,9 @@
 
 use std::os::fd::OwnedFd;
 
-use tokio::sync::{mpsc, watch};
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::view::BusUpdate;
@@ -18,12 +20,15 @@ mod broker;
 mod changes;
 mod client;
 mod device;
+mod polkit;
+mod rehearse;
 mod served;
 mod state;
 mod stream;
 mod task;
 
 pub use address::BusAddress;
+pub use rehearse::{NotScheduled, RehearseRequest};
 
 /// The name on the bus.
 pub const NAME: &str = "org.dmashare.Broker1";
@@ -57,6 +62,28 @@ pub struct ConnectRequest {
     pub pidfd: Option<OwnedFd>,
 }
 
+/// Where calls go that the face cannot answer by itself.
+#[derive(Clone, Debug)]
+pub struct Asks {
+    /// `Connect()`.
+    connects: mpsc::UnboundedSender<ConnectRequest>,
+    /// `Rehearse()`.
+    rehearsals: mpsc::UnboundedSender<RehearseRequest>,
+    /// The calls that may wait for polkit, and somebody's password.
+    authorities: Arc<Semaphore>,
+}
+
+impl Asks {
+    /// With where each goes.
+    #[must_use]
+    pub fn new(
+        connects: mpsc::UnboundedSender<ConnectRequest>,
+        rehearsals: mpsc::UnboundedSender<RehearseRequest>,
+    ) -> Self {
+        Self { connects, rehearsals, authorities: Arc::new(Semaphore::new(polkit::MOST)) }
+    }
+}
+
 /// The running face.
 #[derive(Debug)]
 pub struct Bus {
@@ -81,11 +108,11 @@ enum Status {
 pub fn start(
     address: BusAddress,
     updates: mpsc::UnboundedReceiver<BusUpdate>,
-    connects: mpsc::UnboundedSender<ConnectRequest>,
+    asks: Asks,
     facts: BusFacts,
 ) -> Bus {
     let (tell, status) = watch::channel(Status::Trying);
-    let task = tokio::spawn(task::Task::new(address, updates, connects, facts, tell).run());
+    let task = tokio::spawn(task::Task::new(address, updates, asks, facts, tell).run());
     Bus { task, status }
 }
 

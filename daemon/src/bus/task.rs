@@ -13,7 +13,7 @@ use super::appearance::Appearance;
 use super::broker::Broker;
 use super::served::Served;
 use super::state::State;
-use super::{BusAddress, BusFacts, ConnectRequest, ROOT, Status};
+use super::{Asks, BusAddress, BusFacts, ROOT, Status};
 use crate::view::BusUpdate;
 
 /// A bus that takes longer for anything is taken for dead: what waits for it would only grow.
@@ -26,7 +26,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 pub(super) struct Task {
     address: BusAddress,
     updates: mpsc::UnboundedReceiver<BusUpdate>,
-    connects: mpsc::UnboundedSender<ConnectRequest>,
+    asks: Asks,
     facts: Arc<BusFacts>,
     status: watch::Sender<Status>,
     state: State,
@@ -39,12 +39,12 @@ impl Task {
     pub(super) fn new(
         address: BusAddress,
         updates: mpsc::UnboundedReceiver<BusUpdate>,
-        connects: mpsc::UnboundedSender<ConnectRequest>,
+        asks: Asks,
         facts: BusFacts,
         status: watch::Sender<Status>,
     ) -> Self {
         let facts = Arc::new(facts);
-        Self { address, updates, connects, facts, status, state: State::default() }
+        Self { address, updates, asks, facts, status, state: State::default() }
     }
 
     pub(super) async fn run(mut self) {
@@ -118,14 +118,14 @@ impl Task {
             Err(error) => return Ok(Err(error)),
         };
         self.take_waiting()?;
-        Ok(in_time(Served::publish(connection, &self.state)).await)
+        Ok(in_time(Served::publish(connection, &self.state, &self.asks)).await)
     }
 
     /// A connection. Updates are taken in beside, so that a bus that is slow to greet hinders no stop.
     async fn connected(&mut self) -> Result<zbus::Result<Connection>, Stop> {
         let broker = Broker {
             facts: Arc::clone(&self.facts),
-            connects: self.connects.clone(),
+            asks: self.asks.clone(),
             clients: 0,
             devices: Vec::new(),
             reports: String::new(),

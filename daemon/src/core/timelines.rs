@@ -616,16 +616,19 @@ impl<H: Handles> Broker<H> {
             .unwrap_or_default();
         let mut promised = 0;
         for object in timelines {
-            let Some(timeline) = self.timelines.get_mut(&object) else { continue };
-            timeline.lost = Some((cause, at_ns));
-            timeline.reference = None;
-            promised += u32::from(
-                timeline.points.end_promises(FenceState::Failed { cause, at_ns }).is_some(),
-            );
+            promised += u32::from(self.lose_timeline(object, cause, at_ns));
             self.tokens.lose(object, id);
-            self.moved.insert(object);
         }
         promised
+    }
+
+    /// The same for one that is out of its device's table. `true` if it had promises to end.
+    pub(super) fn lose_timeline(&mut self, object: ObjectId, cause: Cause, at_ns: u64) -> bool {
+        let Some(timeline) = self.timelines.get_mut(&object) else { return false };
+        timeline.lost = Some((cause, at_ns));
+        timeline.reference = None;
+        self.moved.insert(object);
+        timeline.points.end_promises(FenceState::Failed { cause, at_ns }).is_some()
     }
 
     /// What of a timeline ends when this device is lost: its pending points, and its promises as one.

@@ -19,6 +19,7 @@ mod connect;
 mod introspection;
 mod objects;
 mod presence;
+mod rehearse;
 
 /// A dbus-daemon of our own, at a place of our own.
 struct PrivateBus {
@@ -89,19 +90,22 @@ struct Face {
     bus: Bus,
     updates: mpsc::UnboundedSender<BusUpdate>,
     connects: mpsc::UnboundedReceiver<ConnectRequest>,
+    rehearsals: mpsc::UnboundedReceiver<RehearseRequest>,
 }
 
 impl Face {
     fn start(dir: &Path) -> Self {
         let (updates, updates_from) = mpsc::unbounded_channel();
         let (connects_to, connects) = mpsc::unbounded_channel();
+        let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
         let facts = BusFacts {
             version: "1.2.3".to_owned(),
             backend: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
         };
-        let bus = start(address(dir), updates_from, connects_to, facts);
-        Self { bus, updates, connects }
+        let asks = Asks::new(connects_to, rehearsals_to);
+        let bus = start(address(dir), updates_from, asks, facts);
+        Self { bus, updates, connects, rehearsals }
     }
 
     fn tell(&self, update: BusUpdate) {

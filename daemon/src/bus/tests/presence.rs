@@ -73,7 +73,8 @@ async fn one_can_stop_without_a_bus() {
         let (updates, from) = mpsc::unbounded_channel();
         let facts =
             BusFacts { version: String::new(), backend: String::new(), probe_json: String::new() };
-        let mut bus = start(address, from, mpsc::unbounded_channel().0, facts);
+        let asks = Asks::new(mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
+        let mut bus = start(address, from, asks, facts);
         assert!(!within(bus.first_attempt()).await);
         drop(updates);
         within(bus.finished()).await;
