@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DeviceId, ObjectId};
+use crate::ids::{ClientId, DeviceId, ObjectId};
 use crate::message::Cause;
 
 /// A step of the unplug, in its order.
@@ -86,6 +86,15 @@ pub struct Overdue {
     pub action: String,
 }
 
+/// A loss that was rehearsed for one client: the device stayed, and nobody else noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RehearsedFor {
+    /// The client.
+    pub client: ClientId,
+    /// The broker's own id for what the client lost.
+    pub epoch: DeviceId,
+}
+
 /// One unplug.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnplugReport {
@@ -121,9 +130,18 @@ pub struct UnplugReport {
     pub implicit: Vec<ImplicitFence>,
     /// Clients that did not acknowledge in time.
     pub overdue: Vec<Overdue>,
+    /// The one client that this was rehearsed for, if it was; else it was for all.
+    #[serde(default)]
+    pub rehearsed_for: Option<RehearsedFor>,
 }
 
 impl UnplugReport {
+    /// What was lost: the device, or the device as one client alone knew it.
+    #[must_use]
+    pub fn epoch(&self) -> DeviceId {
+        self.rehearsed_for.map_or(self.device, |only| only.epoch)
+    }
+
     /// When a step was done, CLOCK_MONOTONIC in nanoseconds.
     #[must_use]
     pub fn at(&self, step: Step) -> Option<u64> {
@@ -178,6 +196,7 @@ mod tests {
             awaited: 0,
             implicit: Vec::new(),
             overdue: Vec::new(),
+            rehearsed_for: None,
         }
     }
 
@@ -202,6 +221,18 @@ mod tests {
             assert_eq!(json["cause"], word);
             assert!(from_value::<UnplugReport>(json).is_err(), "only a fence ends by it");
         }
+    }
+
+    #[test]
+    fn a_report_of_an_earlier_version_is_read() {
+        let mut json = to_value(lost_by(Cause::Unplugged)).unwrap();
+        json.as_object_mut().unwrap().remove("rehearsed_for");
+        assert_eq!(from_value::<UnplugReport>(json).unwrap().epoch(), DeviceId(2));
+        let only = RehearsedFor { client: ClientId(6), epoch: DeviceId(9) };
+        let report = UnplugReport { rehearsed_for: Some(only), ..lost_by(Cause::Rehearsed) };
+        let json = to_value(&report).unwrap();
+        assert_eq!(json["rehearsed_for"], json!({ "client": 6, "epoch": 9 }));
+        assert_eq!(from_value::<UnplugReport>(json).unwrap().epoch(), DeviceId(9));
     }
 
     #[test]

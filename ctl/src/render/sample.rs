@@ -47,5 +47,6 @@ pub(crate) fn report() -> UnplugReport {
             holds: vec!["dma-buf 8 MiB (fd 12)".to_owned(), "mapping of it".to_owned()],
             action: "disconnect".to_owned(),
         }],
+        rehearsed_for: None,
     }
 }

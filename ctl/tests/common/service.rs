@@ -57,6 +57,7 @@ fn sample_reports() -> Vec<UnplugReport> {
             ended_ns: Some(7_000_300_000),
         }],
         overdue: Vec::new(),
+        rehearsed_for: None,
     };
     vec![report(1, 3), report(2, 5)]
 }

@@ -157,7 +157,7 @@ fn stopping() -> BusError {
 }
 
 /// Who sent a message, as the bus's daemon learnt from the kernel when they connected to it.
-async fn credentials(
+pub(super) async fn credentials(
     bus: &Connection,
     header: &Header<'_>,
 ) -> Result<ConnectionCredentials, BusError> {

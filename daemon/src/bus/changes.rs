@@ -39,6 +39,14 @@ pub(super) async fn replace<I: Interface>(
         *here = new;
         changed
     };
+    tell(object, changed).await
+}
+
+/// Tells what changed of an object.
+pub(super) async fn tell<I: Interface>(
+    object: &InterfaceRef<I>,
+    changed: Changes,
+) -> zbus::Result<()> {
     if changed.is_empty() {
         return Ok(());
     }

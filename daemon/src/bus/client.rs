@@ -15,6 +15,7 @@ pub(super) fn changed(old: &Client, new: &Client) -> Changes {
         "Buffers": buffers,
         "Imports": imports,
         "Fences": fences,
+        "Timelines": timelines,
     })
 }
 
@@ -58,5 +59,10 @@ impl Client {
     #[zbus(property)]
     fn fences(&self) -> u32 {
         self.0.counts.fences
+    }
+
+    #[zbus(property)]
+    fn timelines(&self) -> u32 {
+        self.0.counts.timelines
     }
 }

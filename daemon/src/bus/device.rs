@@ -1,16 +1,46 @@
 //! `org.dmashare.Device1`: a GPU.
 
-use zbus::interface;
-use zbus::object_server::SignalEmitter;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::changes::{Changes, changes};
+use zbus::message::Header;
+use zbus::object_server::{InterfaceRef, SignalEmitter};
+use zbus::{Connection, interface};
+
+use super::Asks;
+use super::changes::{Changes, changes, tell};
+use super::rehearse::{RehearseError, rehearse};
 use crate::view::DeviceView;
 
-/// A GPU on the bus.
-pub(super) struct Device(pub(super) DeviceView);
+/// A GPU on the bus. zbus holds an object for as long as one of its methods runs, and `Rehearse` waits
+/// for people; so what is shown is changed inside of it.
+pub(super) struct Device {
+    view: Mutex<DeviceView>,
+    asks: Asks,
+}
+
+impl Device {
+    pub(super) fn new(view: DeviceView, asks: Asks) -> Self {
+        Self { view: Mutex::new(view), asks }
+    }
+
+    fn view(&self) -> MutexGuard<'_, DeviceView> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a new state in the place of a device's, and tells what changed.
+pub(super) async fn replace(object: &InterfaceRef<Device>, view: DeviceView) -> zbus::Result<()> {
+    let changes = {
+        let device = object.get().await;
+        let old = std::mem::replace(&mut *device.view(), view);
+        let old = Device::new(old, device.asks.clone());
+        changed(&old, &device)
+    };
+    tell(object, changes).await
+}
 
 /// What changed from one state to the next. What is constant for a device's life is not here.
-pub(super) fn changed(old: &Device, new: &Device) -> Changes {
+fn changed(old: &Device, new: &Device) -> Changes {
     changes!(old, new, {
         "Nodes": nodes,
         "Removable": removable,
@@ -31,88 +61,100 @@ pub(super) fn changed(old: &Device, new: &Device) -> Changes {
 impl Device {
     #[zbus(property(emits_changed_signal = "const"))]
     fn id(&self) -> u64 {
-        self.0.id.0
+        self.view().id.0
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn name(&self) -> String {
-        self.0.name.clone()
+        self.view().name.clone()
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn pci(&self) -> String {
-        self.0.pci.clone()
+        self.view().pci.clone()
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn driver(&self) -> String {
-        self.0.driver.clone()
+        self.view().driver.clone()
     }
 
     #[zbus(property)]
     fn nodes(&self) -> Vec<String> {
-        self.0.nodes.clone()
+        self.view().nodes.clone()
     }
 
     #[zbus(property)]
     fn removable(&self) -> bool {
-        self.0.removable
+        self.view().removable
     }
 
     #[zbus(property)]
     fn removable_reason(&self) -> String {
-        self.0.removable_reason.clone()
+        self.view().removable_reason.clone()
     }
 
     #[zbus(property)]
     fn state(&self) -> String {
-        self.0.state.name().to_owned()
+        self.view().state.name().to_owned()
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
     fn slot(&self) -> u32 {
-        self.0.slot
+        self.view().slot
     }
 
     #[zbus(property)]
     fn buffers(&self) -> u32 {
-        self.0.counts.buffers
+        self.view().counts.buffers
     }
 
     #[zbus(property)]
     fn imports(&self) -> u32 {
-        self.0.counts.imports
+        self.view().counts.imports
     }
 
     #[zbus(property)]
     fn fences(&self) -> u32 {
-        self.0.counts.fences
+        self.view().counts.fences
     }
 
     #[zbus(property)]
     fn timelines(&self) -> u32 {
-        self.0.counts.timelines
+        self.view().counts.timelines
     }
 
     #[zbus(property)]
     fn implicit_fences(&self) -> u32 {
-        self.0.implicit_fences
+        self.view().implicit_fences
     }
 
     #[zbus(property)]
     fn cause(&self) -> String {
-        self.0.cause.map_or("", |cause| cause.name()).to_owned()
+        self.view().cause.map_or("", |cause| cause.name()).to_owned()
     }
 
     // The signal is `Wedged` too.
     #[zbus(property, name = "Wedged")]
     fn wedged(&self) -> String {
-        self.0.wedged.clone()
+        self.view().wedged.clone()
     }
 
     #[zbus(property)]
     fn report(&self) -> String {
-        self.0.report.clone()
+        self.view().report.clone()
+    }
+
+    /// Makes the broker behave as if the device were lost.
+    async fn rehearse(
+        &self,
+        client: u64,
+        after_ms: u32,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(), RehearseError> {
+        let device = self.view().id;
+        rehearse(&self.asks, device, client, after_ms, bus, &header).await
     }
 
     /// It is lost. The property changes have come before.

@@ -7,8 +7,10 @@
 
 use std::os::fd::OwnedFd;
 
+use std::sync::Arc;
+
 use dmashare_proto::ObjectId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::core::Ended;
@@ -20,12 +22,15 @@ mod broker;
 mod changes;
 mod client;
 mod device;
+mod polkit;
+mod rehearse;
 mod served;
 mod state;
 mod stream;
 mod task;
 
 pub use address::BusAddress;
+pub use rehearse::{NotScheduled, RehearseRequest};
 
 /// The name on the bus.
 pub const NAME: &str = "org.dmashare.Broker1";
@@ -76,9 +81,26 @@ pub struct CauseRequest {
 #[derive(Clone, Debug)]
 pub struct Asks {
     /// `Connect()`.
-    pub connects: mpsc::UnboundedSender<ConnectRequest>,
+    connects: mpsc::UnboundedSender<ConnectRequest>,
     /// `GetCause()`.
-    pub causes: mpsc::UnboundedSender<CauseRequest>,
+    causes: mpsc::UnboundedSender<CauseRequest>,
+    /// `Rehearse()`.
+    rehearsals: mpsc::UnboundedSender<RehearseRequest>,
+    /// The calls that may wait for polkit, and somebody's password.
+    authorities: Arc<Semaphore>,
+}
+
+impl Asks {
+    /// With where each goes.
+    #[must_use]
+    pub fn new(
+        connects: mpsc::UnboundedSender<ConnectRequest>,
+        causes: mpsc::UnboundedSender<CauseRequest>,
+        rehearsals: mpsc::UnboundedSender<RehearseRequest>,
+    ) -> Self {
+        let authorities = Arc::new(Semaphore::new(polkit::MOST));
+        Self { connects, causes, rehearsals, authorities }
+    }
 }
 
 /// The running face.

@@ -13,12 +13,13 @@ use super::changes::replace;
 use super::client::{self, Client};
 use super::device::{self, Device};
 use super::state::State;
-use super::{NAME, ROOT};
-use crate::view::BusUpdate;
+use super::{Asks, NAME, ROOT};
+use crate::view::{BusUpdate, DeviceView};
 
 /// The objects on a connection.
 pub(super) struct Served {
     connection: Connection,
+    asks: Asks,
     broker: InterfaceRef<Broker>,
     devices: BTreeMap<DeviceId, InterfaceRef<Device>>,
     clients: BTreeMap<ClientId, InterfaceRef<Client>>,
@@ -27,14 +28,18 @@ pub(super) struct Served {
 impl Served {
     /// Publishes everything on a connection that has the broker's own object, and only then asks for
     /// the name: who sees the name sees it all.
-    pub(super) async fn publish(connection: Connection, state: &State) -> zbus::Result<Self> {
+    pub(super) async fn publish(
+        connection: Connection,
+        state: &State,
+        asks: &Asks,
+    ) -> zbus::Result<Self> {
         let root = ObjectPath::try_from(ROOT)?;
         let broker = connection.object_server().interface::<_, Broker>(root.clone()).await?;
         broker.get_mut().await.reports = state.reports.clone();
-        let mut served =
-            Self { connection, broker, devices: BTreeMap::new(), clients: BTreeMap::new() };
+        let (devices, clients) = (BTreeMap::new(), BTreeMap::new());
+        let mut served = Self { connection, asks: asks.clone(), broker, devices, clients };
         for view in state.devices.values() {
-            served.add_device(view.id, Device(view.clone())).await?;
+            served.add_device(view.clone()).await?;
         }
         for view in state.clients.values() {
             served.add_client(view.id, Client(view.clone())).await?;
@@ -58,9 +63,9 @@ impl Served {
     pub(super) async fn update(&mut self, update: BusUpdate) -> zbus::Result<()> {
         match update {
             BusUpdate::Device(view) => match self.devices.get(&view.id) {
-                Some(object) => replace(object, Device(view), device::changed).await,
+                Some(object) => device::replace(object, view).await,
                 None => {
-                    self.add_device(view.id, Device(view)).await?;
+                    self.add_device(view).await?;
                     self.tell_lists().await
                 }
             },
@@ -111,7 +116,9 @@ impl Served {
         self.connection.close().await
     }
 
-    async fn add_device(&mut self, id: DeviceId, device: Device) -> zbus::Result<()> {
+    async fn add_device(&mut self, view: DeviceView) -> zbus::Result<()> {
+        let id = view.id;
+        let device = Device::new(view, self.asks.clone());
         let object = serve(&self.connection, device_path(id), device).await?;
         self.devices.insert(id, object);
         Ok(())

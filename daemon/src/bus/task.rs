@@ -118,7 +118,7 @@ impl Task {
             Err(error) => return Ok(Err(error)),
         };
         self.take_waiting()?;
-        Ok(in_time(Served::publish(connection, &self.state)).await)
+        Ok(in_time(Served::publish(connection, &self.state, &self.asks)).await)
     }
 
     /// A connection. Updates are taken in beside, so that a bus that is slow to greet hinders no stop.

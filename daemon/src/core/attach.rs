@@ -65,7 +65,7 @@ impl<H: Handles> Broker<H> {
             Owned::Import => {
                 let import = self.imports.get(&object);
                 match import.map(|import| (import.buffer, import.device)) {
-                    Some((buffer, _)) if self.buffers.contains_key(&buffer) => Ok(buffer),
+                    Some((buffer, device)) if self.at(device).is_ok() => Ok(buffer),
                     // Lost, and not acknowledged yet.
                     Some((_, device)) => Err(self.lost_error(device)),
                     None => Err(WireError::new(ErrorCode::UNKNOWN_OBJECT, "the import is gone")

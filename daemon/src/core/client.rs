@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Reply, WireError};
 
+use super::rehearse::Epochs;
 use super::{Broker, Effects, Handles};
 
 /// Who a client is, as the kernel (or the bus daemon, for `Connect()`) says.
@@ -43,6 +44,8 @@ pub(super) struct Client {
     pub tokens: usize,
     /// Unanswered `WaitPoint`s.
     pub waits: usize,
+    /// Devices that it knows by other ids, since a loss was rehearsed for it alone.
+    pub epochs: Epochs,
 }
 
 impl<H: Handles> Broker<H> {
@@ -78,6 +81,7 @@ impl<H: Handles> Broker<H> {
                 objects: HashMap::new(),
                 tokens: 0,
                 waits: 0,
+                epochs: Epochs::default(),
             },
         );
         self.dirty_clients.insert(id);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dmashare_proto::message::{Cause, DeviceAt, DeviceInfo, Event};
 use dmashare_proto::report::Step;
 use dmashare_proto::state_page::{DeviceState, SLOTS, Word};
-use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};
+use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
 use super::{Broker, Effect, Effects, Handles};
 use crate::devices::{DeviceDesc, NodeId};
@@ -30,6 +30,8 @@ pub(super) struct Device {
     /// When the late ones are met by the policy, CLOCK_MONOTONIC in nanoseconds.
     pub ack_deadline_ns: Option<u64>,
     pub acknowledged: bool,
+    /// What this client alone lost of a device that goes on for all others: it has no slot of its own.
+    pub only_for: Option<ClientId>,
 }
 
 impl Device {
@@ -70,6 +72,10 @@ impl Default for Slots {
 }
 
 impl Slots {
+    pub fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     fn take(&mut self) -> Option<(u32, u32)> {
         let slot = self.free.pop()?;
         let generation = &mut self.generations[slot as usize];
@@ -115,6 +121,7 @@ impl<H: Handles> Broker<H> {
                     timelines: HashSet::new(),
                     ack_deadline_ns: None,
                     acknowledged: false,
+                    only_for: None,
                 };
                 let word = Word::new(generation, DeviceState::Present);
                 out.push(Effect::Publish { slot, device: id, word });
@@ -163,8 +170,10 @@ impl<H: Handles> Broker<H> {
         devices.into_iter().map(|(&id, device)| (id, nodes(device))).collect()
     }
 
-    pub(super) fn list_devices(&self) -> Vec<DeviceInfo> {
-        self.devices.iter().map(|(&id, device)| device.info(id)).collect()
+    pub(super) fn list_devices(&self, client: ClientId) -> Vec<DeviceInfo> {
+        let seen = |device: &Device| device.only_for.is_none_or(|only| only == client);
+        let devices = self.devices.iter().filter(|(_, device)| seen(device));
+        devices.map(|(&id, device)| device.info(id)).collect()
     }
 
     /// The present device that a DRM node is of.
@@ -205,6 +214,10 @@ impl<H: Handles> Broker<H> {
             (device.lost.is_some() && device.gate.take_gone()).then_some(id)
         }) {
             let Some(device) = self.devices.remove(&id) else { return };
+            if let Some(client) = device.only_for {
+                self.epoch_over(client, id, out);
+                continue;
+            }
             self.slots.give_back(device.slot);
             out.push(Effect::Mark(id, Step::Gone));
             out.push(Effect::Publish {

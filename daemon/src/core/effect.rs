@@ -236,6 +236,16 @@ pub enum Effect<H: Handles> {
         /// Positive.
         errno: i32,
     },
+    /// A loss is rehearsed for one client: end these as if their device were lost, and that before the
+    /// next effect.
+    EndRehearsed {
+        /// Fences, in the order of their submission.
+        fences: Vec<ObjectId>,
+        /// Timelines: their promises end, and they hang up.
+        timelines: Vec<ObjectId>,
+        /// Fences whose guard ends for the one client that has it: they go on with a new guard.
+        guards: Vec<(ObjectId, H::Ender)>,
+    },
     /// Nobody has the timeline any more.
     DropTimeline(ObjectId),
     /// Call [`super::Broker::point_probed`] when the reactor has told all that it has ended so far,

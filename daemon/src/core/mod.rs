@@ -23,6 +23,7 @@ mod layout;
 #[cfg(test)]
 mod model;
 mod points;
+mod rehearse;
 mod timelines;
 mod tokens;
 mod unplug;
@@ -36,6 +37,7 @@ pub use effect::{
 };
 pub use fences::ended;
 pub use ids::IdSource;
+pub use rehearse::{NotRehearsed, Rehearsed};
 pub use timelines::PointPlan;
 pub use unplug::Sweep;
 pub use wedged::Wedge;
@@ -178,7 +180,7 @@ impl<H: Handles> Broker<H> {
         }
         let result = match request {
             Checked::Hello(hello) => return self.hello(client, id, hello, out),
-            Checked::ListDevices => Ok(Reply::Devices(self.list_devices())),
+            Checked::ListDevices => Ok(Reply::Devices(self.list_devices(client))),
             Checked::Export { node, layout, planes } => self.export(client, node, layout, planes),
             Checked::Grant(grant, token) => self.grant(now_ns, client, &grant, token),
             Checked::Import { token, by } => {
@@ -192,7 +194,9 @@ impl<H: Handles> Broker<H> {
                 return self.import_fence(now_ns, client, id, token, out);
             }
             Checked::QueryFence(fence) => return self.query_fence(client, id, fence, out),
-            Checked::Acknowledge(device) => self.acknowledge(client, device),
+            Checked::Acknowledge(device) => {
+                self.meant(client, device).and_then(|device| self.acknowledge(client, device))
+            }
             Checked::CreateTimeline { node, options, made } => {
                 return self.create_timeline(client, id, node, options, made, out);
             }

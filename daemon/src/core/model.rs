@@ -16,6 +16,8 @@ use super::*;
 use crate::devices::{DeviceDesc, NodeDesc};
 use crate::gate::Gate;
 
+mod rehearsals;
+
 /// A descriptor that counts itself.
 struct Counted(Rc<Cell<usize>>);
 
@@ -68,6 +70,9 @@ enum Op {
     Submit(usize, usize, u64, u8),
     Point(usize, usize, u64, bool),
     Attach(usize, usize, usize),
+    /// The reactor loses a device that is there, and the core hears of it later.
+    Rehearse(usize),
+    RehearseFor(usize, usize, bool),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -99,6 +104,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (n.clone(), n.clone(), 0..14_u64, any::<bool>())
             .prop_map(|(a, b, c, d)| Op::Point(a, b, c, d)),
         2 => (n.clone(), n.clone(), n.clone()).prop_map(|(a, b, c)| Op::Attach(a, b, c)),
+        1 => n.clone().prop_map(Op::Rehearse),
+        3 => (n.clone(), n.clone(), any::<bool>()).prop_map(|(a, b, c)| Op::RehearseFor(a, b, c)),
     ]
 }
 
@@ -115,7 +122,11 @@ struct Model {
     watched: HashMap<ObjectId, (DeviceId, Option<Rc<Counted>>)>,
     tokens: Vec<Token>,
     next_token: u128,
+    /// By the clients' own names of devices: what each was told is lost, and is gone; and knows.
     told: BTreeSet<(ClientId, DeviceId)>,
+    told_gone: BTreeSet<(ClientId, DeviceId)>,
+    known: BTreeSet<(ClientId, DeviceId)>,
+    rehearsed: BTreeSet<DeviceId>,
     gone: BTreeSet<DeviceId>,
     ids: BTreeSet<u64>,
     replies: HashMap<u64, usize>,
@@ -161,6 +172,9 @@ impl Model {
             tokens: Vec::new(),
             next_token: 1,
             told: BTreeSet::new(),
+            told_gone: BTreeSet::new(),
+            known: BTreeSet::new(),
+            rehearsed: BTreeSet::new(),
             gone: BTreeSet::new(),
             ids: BTreeSet::new(),
             replies: HashMap::new(),
@@ -186,17 +200,41 @@ impl Model {
         let mut sent = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Send { client, message, .. } => {
+                Effect::Send { client, mut message, .. } => {
+                    self.broker.address(client, &mut message);
                     match &message {
                         Outgoing::Reply(id, reply) => {
                             *self.replies.entry(*id).or_default() += 1;
                             self.waits.remove(id);
                             match reply {
-                                Reply::Exported(it) => self.fresh(it.buffer.0),
-                                Reply::Imported(it) => self.fresh(it.import.0),
-                                Reply::FenceShared(it) => self.fresh(it.fence.0),
-                                Reply::FenceImported(it) => self.fresh(it.fence.0),
-                                Reply::Timeline(it) => self.fresh(it.timeline.0),
+                                Reply::Exported(it) => {
+                                    self.fresh(it.buffer.0);
+                                    self.knows(client, it.at.device);
+                                }
+                                Reply::Imported(it) => {
+                                    self.fresh(it.import.0);
+                                    self.knows(client, it.at.device);
+                                }
+                                Reply::FenceShared(it) => {
+                                    self.fresh(it.fence.0);
+                                    self.knows(client, it.at.device);
+                                }
+                                Reply::FenceImported(it) => {
+                                    self.fresh(it.fence.0);
+                                    if it.state == FenceState::Pending {
+                                        self.knows(client, it.at.device);
+                                    }
+                                }
+                                Reply::Timeline(it) => {
+                                    self.fresh(it.timeline.0);
+                                    self.knows(client, it.at.device);
+                                }
+                                Reply::Devices(devices) => {
+                                    let ids = devices.iter().map(|it| it.at.device);
+                                    let ids: BTreeSet<_> = ids.collect();
+                                    assert_eq!(ids.len(), devices.len(), "a device is listed once");
+                                    self.known.extend(ids.into_iter().map(|id| (client, id)));
+                                }
                                 Reply::PointState(state) => self.point_told(*id, *state),
                                 Reply::Granted(token) => self.tokens.push(*token),
                                 _ => {}
@@ -208,6 +246,15 @@ impl Model {
                                 "I6: {client} was told twice of {}",
                                 lost.device
                             );
+                        }
+                        Outgoing::Event(Event::DeviceAdded(it)) => {
+                            let is_new = self.known.insert((client, it.at.device));
+                            assert!(is_new, "{client} was told twice that {} came", it.at.device);
+                        }
+                        Outgoing::Event(Event::DeviceGone(device)) => {
+                            // Who came after the loss knows it from the list.
+                            assert!(self.known.contains(&(client, *device)), "gone, never there");
+                            assert!(self.told_gone.insert((client, *device)), "gone twice");
                         }
                         Outgoing::Event(_) => {}
                     }
@@ -249,6 +296,15 @@ impl Model {
                     let now_ns = self.now_ns;
                     self.broker.point_probed(now_ns, timeline, point, None, (client, id), &mut out);
                     sent.extend(self.carry_out(out));
+                }
+                Effect::EndRehearsed { fences, guards, .. } => {
+                    for fence in fences {
+                        assert!(self.watched.remove(&fence).is_some(), "I3: it ended once");
+                    }
+                    for (fence, ender) in guards {
+                        let (_, of) = self.watched.get_mut(&fence).expect("it goes on");
+                        assert!(of.replace(ender).is_some(), "it had a guard");
+                    }
                 }
                 Effect::Attach { client, id, .. } => {
                     let mut out = Vec::new();
@@ -297,6 +353,121 @@ impl Model {
         if self.asked_to_wait.contains(&id) {
             assert!(state.is_over(), "a wait was answered with {state:?}");
         }
+    }
+
+    /// A reply may name a device that its reader knows, and has not been told the loss of.
+    fn knows(&self, client: ClientId, device: DeviceId) {
+        assert!(self.known.contains(&(client, device)), "{client} never heard of {device}");
+        assert!(!self.told.contains(&(client, device)), "{client} was told that {device} is lost");
+    }
+
+    /// The client's name for a device.
+    fn named(&self, client: ClientId, device: DeviceId) -> DeviceId {
+        let mut message = Outgoing::Event(Event::DeviceGone(device));
+        self.broker.address(client, &mut message);
+        match message {
+            Outgoing::Event(Event::DeviceGone(named)) => named,
+            _ => unreachable!("a message keeps its kind"),
+        }
+    }
+
+    /// Clients, and whether they share it, by what a handle stands for.
+    fn holders(&self) -> HashMap<ObjectId, BTreeSet<(ClientId, bool)>> {
+        let mut holders = HashMap::<_, BTreeSet<_>>::new();
+        for (&client, known) in &self.broker.clients {
+            for (object, what) in &known.objects {
+                let (of, shares) = match what {
+                    Owned::Fence | Owned::Timeline => (object, true),
+                    Owned::FenceImport => (&self.broker.fence_imports[object], false),
+                    Owned::TimelineImport => (&self.broker.timeline_imports[object], false),
+                    Owned::Buffer | Owned::Import | Owned::Lost(_) => continue,
+                };
+                holders.entry(*of).or_default().insert((client, shares));
+            }
+        }
+        holders
+    }
+
+    /// All that the other clients have: their objects with how they stand.
+    fn of_others(&self, client: ClientId) -> String {
+        let mut all = Vec::new();
+        for (&other, known) in self.broker.clients.iter().filter(|(other, _)| **other != client) {
+            for (&object, what) in &known.objects {
+                let stands = match what {
+                    Owned::Fence => format!("{:?}", self.broker.fences[&object].state),
+                    Owned::FenceImport => {
+                        let fence = self.broker.fence_imports[&object];
+                        format!("{fence} {:?}", self.broker.fences[&fence].state)
+                    }
+                    Owned::Timeline => format!("{:?}", self.broker.timelines[&object].lost),
+                    Owned::TimelineImport => {
+                        let timeline = self.broker.timeline_imports[&object];
+                        format!("{timeline} {:?}", self.broker.timelines[&timeline].lost)
+                    }
+                    Owned::Buffer => format!("{}", self.broker.buffers[&object].device),
+                    Owned::Import => {
+                        let import = &self.broker.imports[&object];
+                        let buffer = self.broker.buffers.contains_key(&import.buffer);
+                        format!("{} {buffer}", import.device)
+                    }
+                    Owned::Lost(_) => String::new(),
+                };
+                all.push((other, object, format!("{what:?} {stands}")));
+            }
+        }
+        all.sort();
+        format!("{all:?}")
+    }
+
+    /// Rehearses a loss for one client: it is told, and others lose nothing.
+    fn rehearse_for(&mut self, n: usize, m: usize, guards_fail: bool) {
+        let Some(client) = Self::pick(&self.clients, n) else { return };
+        let mut devices: Vec<_> = self.gates.keys().copied().collect();
+        devices.sort_unstable();
+        let Some(device) = Self::pick(&devices, m) else { return };
+        let mut guards = HashMap::new();
+        if !guards_fail {
+            for fence in self.broker.plan_rehearsal(device, client) {
+                let guard = (Counted::new(&self.open), Counted::new(&self.open));
+                guards.insert(fence, guard);
+            }
+        }
+        let (holders, others) = (self.holders(), self.of_others(client));
+        let imports = self.broker.imports.values();
+        let imports = imports.filter(|it| it.client == client && it.device == device).count();
+        let knew = self.named(client, device);
+        let mut out = Vec::new();
+        let result = self.broker.rehearse_for(self.now_ns, 0, device, client, guards, &mut out);
+        let Ok(done) = result else {
+            assert!(self.gates[&device].is_lost() && out.is_empty());
+            return;
+        };
+        self.fresh(done.epoch.0);
+        self.fresh(done.comes_as.0);
+        assert_eq!((done.lost, self.named(client, device)), (knew, done.comes_as));
+        for effect in &out {
+            let Effect::EndRehearsed { fences, timelines, guards } = effect else { continue };
+            for of in fences.iter().chain(timelines).filter_map(|of| holders.get(of)) {
+                assert!(of.iter().all(|(other, _)| *other == client), "another one's ended");
+            }
+            for of in guards.iter().filter_map(|(fence, _)| holders.get(fence)) {
+                let mut others = of.iter().filter(|(other, _)| *other != client);
+                assert!(others.all(|(_, shares)| *shares), "another importer's guard ended");
+            }
+        }
+        let sent = self.carry_out(out);
+        assert_eq!(self.of_others(client), others, "others have what they had");
+        assert!(sent.iter().all(|(to, _)| *to == client), "others were told");
+        let told = sent.iter().find_map(|(_, message)| match message {
+            Outgoing::Event(Event::DeviceLost(lost)) => Some(lost),
+            _ => None,
+        });
+        let told = told.expect("the client is told");
+        assert_eq!((told.device, told.cause), (knew, Cause::Rehearsed));
+        assert_eq!(told.imports as usize, imports);
+        let is_gone = self.told_gone.contains(&(client, knew));
+        assert_eq!(is_gone, imports == 0, "what is not awaited is gone");
+        assert!(self.known.contains(&(client, done.comes_as)), "it comes back");
     }
 
     /// I4: the source of a removable device's fence goes out by policy `pass` alone.
@@ -373,10 +544,14 @@ impl Model {
     fn lose(&mut self, n: usize) {
         let Some(device) = Self::pick(&self.closed, n) else { return };
         self.closed.retain(|other| *other != device);
-        let greeted = self.clients.clone();
+        let greeted: Vec<_> =
+            self.clients.iter().map(|&client| (client, self.named(client, device))).collect();
+        let cause =
+            if self.rehearsed.remove(&device) { Cause::Rehearsed } else { Cause::Unplugged };
+        let parent = self.broker.devices[&device].desc.parent_devpath.clone();
         let now_ns = self.now_ns;
         let sweep = Sweep {
-            cause: Cause::Unplugged,
+            cause,
             uevent_ns: now_ns,
             wall_clock_s: 0,
             gate_ns: now_ns,
@@ -391,14 +566,17 @@ impl Model {
         let mut out = Vec::new();
         self.broker.device_lost(now_ns, device, &sweep, &mut out);
         self.carry_out(out);
-        let ended = Ended { cause: Cause::Unplugged, at_ns: now_ns };
+        let ended = Ended { cause, at_ns: now_ns };
         for fence in fences {
             assert_eq!(self.broker.cause_of(0, fence, 0), Some(ended), "the cause of {fence}");
         }
         self.failed.extend(owners.into_iter().map(|(import, uid)| (import, (uid, ended))));
-        for client in greeted {
+        for (client, device) in greeted {
             assert!(self.told.contains(&(client, device)), "I6: {client} was not told");
         }
+        let mut present = self.broker.devices.iter().filter(|(_, it)| it.lost.is_none());
+        let back = present.any(|(_, it)| it.desc.parent_devpath == parent);
+        assert!(cause != Cause::Rehearsed || back, "a rehearsed device comes back");
     }
 
     fn uid(&self, client: ClientId) -> u32 {
@@ -450,7 +628,8 @@ impl Model {
         let mut told = HashMap::new();
         for (client, message) in self.carry_out(out) {
             if let Outgoing::Event(Event::DeviceWedged(event)) = message {
-                assert_eq!((event.device, &event.recovery), (device, &wedge.recovery));
+                let known_as = self.named(client, device);
+                assert_eq!((event.device, &event.recovery), (known_as, &wedge.recovery));
                 assert_eq!(told.insert(client, event.fences), None, "I6: told twice");
             }
         }
@@ -501,6 +680,7 @@ impl Model {
                     let reply = self.ask(client, Checked::Hello(hello));
                     assert!(matches!(reply, Reply::Welcome(_)));
                     self.clients.push(client);
+                    self.ask(client, Checked::ListDevices);
                 }
             }
             Op::Disconnect(n) => {
@@ -618,9 +798,23 @@ impl Model {
             }
             Op::Acknowledge(n, m) => {
                 let Some(client) = Self::pick(&self.clients, n) else { return };
-                let devices: Vec<_> = self.gates.keys().copied().collect();
-                let Some(device) = Self::pick(&devices, m) else { return };
-                self.ask(client, Checked::Acknowledge(device));
+                // What it was told of, and an id that it may never have heard of.
+                let lost = self.told.iter().filter(|(of, _)| *of == client).map(|(_, id)| *id);
+                let alive = self.gates.keys().copied().filter(|_| m % 4 == 0);
+                let mut devices: Vec<_> = lost.chain(alive).collect();
+                devices.sort_unstable();
+                let Some(device) = Self::pick(&devices, devices.len().wrapping_sub(1 + m % 8))
+                else {
+                    return;
+                };
+                let reply = self.ask(client, Checked::Acknowledge(device));
+                let was_told = self.told.contains(&(client, device));
+                let is_done = reply == Reply::Done(());
+                let named = self.broker.reports.len() < REPORTS;
+                assert!(
+                    !was_told || is_done || !named,
+                    "{client} acknowledges {device}: {reply:?}"
+                );
             }
             Op::Timeline(n, card, how) => {
                 let Some(client) = Self::pick(&self.clients, n) else { return };
@@ -712,6 +906,12 @@ impl Model {
                 let access = Access::Write;
                 self.ask(client, Checked::AttachFence(AttachFence { fence, buffer, access }));
             }
+            Op::Rehearse(n) => {
+                let before = self.closed.len();
+                self.close_gate(n);
+                self.rehearsed.extend(&self.closed[before..]);
+            }
+            Op::RehearseFor(n, m, guards_fail) => self.rehearse_for(n, m, guards_fail),
             Op::Tick(by) => {
                 self.now_ns += by;
                 let mut out = Vec::new();
@@ -883,6 +1083,7 @@ proptest! {
             model.broker.disconnect(client, &mut out);
             model.carry_out(out);
         }
+        model.rehearsed.clear();
         while model.gates.values().any(|gate| !gate.is_lost()) {
             model.close_gate(0);
         }

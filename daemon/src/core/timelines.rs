@@ -628,19 +628,23 @@ impl<H: Handles> Broker<H> {
             .unwrap_or_default();
         let mut promised = 0;
         for object in timelines {
-            let Some(timeline) = self.timelines.get_mut(&object) else { continue };
-            timeline.lost = Some((cause, at_ns));
-            timeline.reference = None;
-            let state = FenceState::Failed { cause, at_ns };
-            let after = timeline.points.submitted().max(timeline.points.ended());
-            if let Some(last) = timeline.points.end_promises(state) {
-                promised += 1;
-                self.note_points(object, (after, last), None, state);
-            }
+            promised += u32::from(self.lose_timeline(object, cause, at_ns));
             self.tokens.lose(object, id);
-            self.moved.insert(object);
         }
         promised
+    }
+
+    /// The same for one that is out of its device's table. `true` if it had promises to end.
+    pub(super) fn lose_timeline(&mut self, object: ObjectId, cause: Cause, at_ns: u64) -> bool {
+        let Some(timeline) = self.timelines.get_mut(&object) else { return false };
+        timeline.lost = Some((cause, at_ns));
+        timeline.reference = None;
+        self.moved.insert(object);
+        let state = FenceState::Failed { cause, at_ns };
+        let after = timeline.points.submitted().max(timeline.points.ended());
+        let Some(last) = timeline.points.end_promises(state) else { return false };
+        self.note_points(object, (after, last), None, state);
+        true
     }
 
     /// What of a timeline ends when this device is lost: its pending points, and its promises as one.

@@ -6,6 +6,7 @@ use dmashare_proto::message::{Cause, DeviceLost, Event, FenceState, GuardKind, R
 use dmashare_proto::report::{ImplicitFence, Mark, Overdue, Step, UnplugReport};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
+use super::device::Device;
 use super::{Broker, Effect, Effects, Handles, Owned, REPORTS};
 
 /// What the reactor did about a loss before it told.
@@ -64,7 +65,9 @@ impl<H: Handles> Broker<H> {
             awaited: 0,
             implicit: Vec::new(),
             overdue: Vec::new(),
+            rehearsed_for: None,
         };
+        let desc = device.desc.clone();
         for node in &device.desc.nodes {
             if self.by_node.get(&node.id) == Some(&id) {
                 self.by_node.remove(&node.id);
@@ -87,17 +90,24 @@ impl<H: Handles> Broker<H> {
         if let Some(device) = self.devices.get_mut(&id) {
             device.ack_deadline_ns = Some(now_ns + self.limits.ack_timeout_ns);
         }
-        if self.reports.len() == REPORTS {
-            self.reports.pop_front();
-        }
-        self.reports.push_back(report);
-        self.reports_dirty = true;
+        self.keep_report(report);
         self.dirty_devices.insert(id);
         let at_ns = sweep.gate_ns;
         if let Some(view) = self.device_view(id).map(Box::new) {
             out.push(Effect::TellLost { view, cause: sweep.cause, at_ns, had: counts });
         }
+        if sweep.cause == Cause::Rehearsed {
+            self.comes_back(desc, out);
+        }
         self.after(out);
+    }
+
+    pub(super) fn keep_report(&mut self, report: UnplugReport) {
+        if self.reports.len() == REPORTS {
+            self.reports.pop_front();
+        }
+        self.reports.push_back(report);
+        self.reports_dirty = true;
     }
 
     fn what_clients_had(&self, id: DeviceId) -> BTreeMap<ClientId, Had> {
@@ -223,9 +233,10 @@ impl<H: Handles> Broker<H> {
         client: ClientId,
         id: DeviceId,
     ) -> Result<Reply, WireError> {
-        let Some(device) = self.devices.get(&id) else {
+        let mine = |device: &&Device| device.only_for.is_none_or(|only| only == client);
+        let Some(device) = self.devices.get(&id).filter(mine) else {
             // Gone, or never there. A second acknowledgement does no harm, and needs no error.
-            if self.reports.iter().any(|report| report.device == id) {
+            if self.reports.iter().any(|report| report.epoch() == id) {
                 return Ok(Reply::Done(()));
             }
             return Err(WireError::new(
@@ -329,7 +340,7 @@ impl<H: Handles> Broker<H> {
     }
 
     fn change_report(&mut self, id: DeviceId, change: impl FnOnce(&mut UnplugReport)) {
-        if let Some(report) = self.reports.iter_mut().rev().find(|report| report.device == id) {
+        if let Some(report) = self.reports.iter_mut().rev().find(|report| report.epoch() == id) {
             change(report);
             self.reports_dirty = true;
             self.dirty_devices.insert(id);

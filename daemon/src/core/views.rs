@@ -38,8 +38,8 @@ impl<H: Handles> Broker<H> {
     /// One device as the bus shows it.
     #[must_use]
     pub fn device_view(&self, id: DeviceId) -> Option<DeviceView> {
-        let device = self.devices.get(&id)?;
-        let report = self.reports.iter().rev().find(|report| report.device == id);
+        let device = self.devices.get(&id).filter(|device| device.only_for.is_none())?;
+        let report = self.reports.iter().rev().find(|report| report.epoch() == id);
         Some(DeviceView {
             id,
             name: device.desc.name.clone(),

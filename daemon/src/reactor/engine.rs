@@ -23,7 +23,7 @@ use super::removals::{Devices, Known, Meaning};
 use super::{Command, Lookout, Notice, OnPoint, Uevents, Watched, failed};
 use crate::clock::{monotonic_ns, wall_clock_s};
 use crate::core::{Sweep, Wedge, ended};
-use crate::guard::GuardBackend;
+use crate::guard::{Ender, GuardBackend};
 use crate::kernel::Machine;
 use crate::state_page::StatePage;
 
@@ -201,6 +201,11 @@ impl Engine {
                 }
                 self.tell(Notice::CauseAsked(request));
             }
+            Command::Rehearse(device) => self.lose(device, Cause::Rehearsed, monotonic_ns()),
+            Command::EndRehearsed { fences, timelines, guards, done } => {
+                self.end_rehearsed(&fences, &timelines, guards);
+                drop(done);
+            }
             Command::Stop => {}
         }
     }
@@ -213,9 +218,9 @@ impl Engine {
 
     fn add_device(&mut self, id: DeviceId, watched: Watched) {
         let there = self.machine.is_there(&watched.desc);
-        self.devices.add(id, watched);
+        let removed = self.devices.add(id, watched);
         // It may have gone after it was found and before it was known here: its event has passed.
-        if !there {
+        if !there || removed {
             self.lose(id, Cause::Unplugged, monotonic_ns());
         }
     }
@@ -391,6 +396,9 @@ impl Engine {
     /// Steps 1 and 2 of the unplug. The first caller wins.
     fn lose(&mut self, id: DeviceId, cause: Cause, uevent_ns: u64) {
         let Some(known) = self.devices.known.get_mut(&id) else { return };
+        if known.lost == Some(Cause::Rehearsed) && cause != Cause::Rehearsed {
+            known.removed = true;
+        }
         if known.lost.is_some() || !known.watched.gate.lose() {
             return;
         }
@@ -416,6 +424,32 @@ impl Engine {
         self.tell(Notice::Lost(id, sweep));
         for (_, pending) in swept {
             forget_source(&self.epoll, &pending.source);
+        }
+    }
+
+    /// Steps 1 and 2 for one client's own, where the device is only said to be lost.
+    fn end_rehearsed(
+        &mut self,
+        fences: &[ObjectId],
+        timelines: &[ObjectId],
+        guards: Vec<(ObjectId, Ender)>,
+    ) {
+        let errno = Cause::Rehearsed.errno();
+        let taken: Vec<Pending> = fences.iter().filter_map(|&it| self.table.take(it)).collect();
+        let mut sources = Vec::with_capacity(taken.len());
+        for Pending { source, ender, point, .. } in taken {
+            end_guard(ender, Err(errno));
+            self.point_ended(point);
+            sources.push(source);
+        }
+        for (fence, ender) in guards {
+            end_guard(self.table.change_guard(fence, ender), Err(errno));
+        }
+        for &timeline in timelines {
+            self.lines.lose_one(timeline);
+        }
+        for source in sources {
+            forget_source(&self.epoll, &source);
         }
     }
 
@@ -468,7 +502,7 @@ impl Engine {
     }
 }
 
-fn end_guard(ender: Option<crate::guard::Ender>, result: Result<(), i32>) {
+fn end_guard(ender: Option<Ender>, result: Result<(), i32>) {
     if let Some(ender) = ender
         && let Err(error) = ender.end(result)
     {

@@ -92,6 +92,15 @@ impl Table {
         guarded.into_iter().filter_map(|fence| Some((fence, self.take(fence)?))).collect()
     }
 
+    /// Gives a fence that goes on another guard; gives back the old one's end, or the new one's where
+    /// the fence has ended.
+    pub fn change_guard(&mut self, fence: ObjectId, ender: Ender) -> Option<Ender> {
+        match self.fences.get_mut(&fence) {
+            Some(pending) => pending.ender.replace(ender),
+            None => Some(ender),
+        }
+    }
+
     /// Takes out everything of a device, in the order in which it came.
     pub fn take_all_of(&mut self, device: DeviceId) -> Vec<(ObjectId, Pending)> {
         let of = self.of.remove(&device).unwrap_or_default();

@@ -114,6 +114,19 @@ pub enum Command {
     /// Answer with [`Notice::CauseAsked`] of the same, behind all that has ended so far; the request's
     /// object can be a handle on this one.
     AskCause(CauseRequest, ObjectId),
+    /// Lose a device that is there, as if it were pulled.
+    Rehearse(DeviceId),
+    /// End these as if their device were lost, for one client.
+    EndRehearsed {
+        /// Fences, in the order of their submission.
+        fences: Vec<ObjectId>,
+        /// Timelines: their promises end, and they hang up.
+        timelines: Vec<ObjectId>,
+        /// Fences that go on with another guard; theirs ends.
+        guards: Vec<(ObjectId, Ender)>,
+        /// Dropped when it is done.
+        done: mpsc::SyncSender<()>,
+    },
     /// End every guard with an error, and stop.
     Stop,
 }

@@ -17,6 +17,8 @@ const PARENTS: usize = 16;
 pub(super) struct Known {
     pub watched: Watched,
     pub lost: Option<Cause>,
+    /// It was pulled after its loss was rehearsed, before it came back as another one.
+    pub removed: bool,
 }
 
 /// What a uevent says about the devices.
@@ -41,9 +43,15 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    pub fn add(&mut self, id: DeviceId, watched: Watched) {
+    /// Takes in a device, or its further node. `true`: its nodes were removed after the rehearsal from
+    /// which it comes back, so no event will tell of it.
+    pub fn add(&mut self, id: DeviceId, watched: Watched) -> bool {
+        let mut removed = false;
         for node in &watched.desc.nodes {
-            self.by_devpath.insert(node.devpath.clone(), id);
+            // What was here before is lost; its place is this one's now, whatever is forgotten of it.
+            let before = self.by_devpath.insert(node.devpath.clone(), id);
+            let before = before.filter(|before| *before != id);
+            removed |= before.and_then(|it| self.known.get(&it)).is_some_and(|it| it.removed);
         }
         self.parents.retain(|(path, _)| *path != watched.desc.parent_devpath);
         if self.parents.len() == PARENTS {
@@ -51,7 +59,8 @@ impl Devices {
         }
         self.parents.push_back((watched.desc.parent_devpath.clone(), id));
         let lost = self.known.get(&id).and_then(|known| known.lost);
-        self.known.insert(id, Known { watched, lost });
+        self.known.insert(id, Known { watched, lost, removed: false });
+        removed
     }
 
     pub fn forget(&mut self, id: DeviceId) {
@@ -99,6 +108,11 @@ mod tests {
 
     fn devices() -> Devices {
         let mut devices = Devices::default();
+        assert!(!devices.add(DeviceId(3), card()));
+        devices
+    }
+
+    fn card() -> Watched {
         let desc = DeviceDesc {
             name: "0000:01:00.0".to_owned(),
             pci: "0000:01:00.0".to_owned(),
@@ -114,8 +128,7 @@ mod tests {
             removable_reason: String::new(),
         };
         let word = Word::new(1, DeviceState::Present);
-        devices.add(DeviceId(3), Watched { desc, gate: Arc::default(), slot: 0, word });
-        devices
+        Watched { desc, gate: Arc::default(), slot: 0, word }
     }
 
     fn meaning(devices: &mut Devices, lines: &[&str]) -> Option<Meaning> {
@@ -138,6 +151,40 @@ mod tests {
         let mut synthetic = event.to_vec();
         synthetic.push("SYNTH_UUID=0");
         assert!(matches!(meaning(&mut devices, &synthetic), Some(Meaning::Requested(_, _))));
+    }
+
+    const REMOVE: [&str; 5] = [
+        "remove@/devices/pci0/0000:01:00.0/virtio2/drm/card1",
+        "ACTION=remove",
+        "DEVPATH=/devices/pci0/0000:01:00.0/virtio2/drm/card1",
+        "SUBSYSTEM=drm",
+        "SEQNUM=1",
+    ];
+
+    #[test]
+    fn after_a_rehearsal_the_removal_is_of_the_new_device() {
+        let mut devices = devices();
+        assert!(!devices.add(DeviceId(4), card()));
+        devices.forget(DeviceId(3));
+        assert_eq!(meaning(&mut devices, &REMOVE), Some(Meaning::Lost(DeviceId(4))));
+        let parent = [
+            "remove@/devices/pci0/0000:01:00.0",
+            "ACTION=remove",
+            "DEVPATH=/devices/pci0/0000:01:00.0",
+            "SUBSYSTEM=pci",
+            "SEQNUM=2",
+        ];
+        assert_eq!(meaning(&mut devices, &parent), Some(Meaning::ParentRemoved(DeviceId(4))));
+        assert_eq!(meaning(&mut devices, &parent), None);
+    }
+
+    #[test]
+    fn a_removal_between_a_rehearsal_and_the_return_is_not_missed() {
+        let mut devices = devices();
+        let known = devices.known.get_mut(&DeviceId(3)).unwrap();
+        (known.lost, known.removed) = (Some(Cause::Rehearsed), true);
+        assert!(devices.add(DeviceId(4), card()), "it is gone already");
+        assert!(!devices.add(DeviceId(5), card()), "it was plugged in again");
     }
 
     #[test]

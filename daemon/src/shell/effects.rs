@@ -21,7 +21,8 @@ impl Shell {
 
     fn carry_out_one(&mut self, effect: Effect<Os>) {
         match effect {
-            Effect::Send { client, message, fds } => {
+            Effect::Send { client, mut message, fds } => {
+                self.broker.address(client, &mut message);
                 if let Some(outbox) = self.connections.get(&client) {
                     outbox.push(&message, fds, self.queue_messages);
                 }
@@ -72,6 +73,9 @@ impl Shell {
             Effect::SignalPoint { timeline, point } => self.signal_point(timeline, point),
             Effect::EndPromises { timeline, errno } => {
                 self.reactor.send(Command::EndPromises(timeline, errno));
+            }
+            Effect::EndRehearsed { fences, timelines, guards } => {
+                self.end_rehearsed(fences, timelines, guards);
             }
             Effect::DropTimeline(timeline) => {
                 self.timelines.forget(timeline);
@@ -167,7 +171,7 @@ impl Shell {
     fn mark(&mut self, device: DeviceId, step: Step) {
         let at_ns = monotonic_ns();
         self.broker.mark(device, step, at_ns);
-        if let Some(report) = self.broker.reports().find(|report| report.device == device) {
+        if let Some(report) = self.broker.reports().find(|report| report.epoch() == device) {
             tracing::info!(
                 device = device.0,
                 step = step.name(),

@@ -35,6 +35,7 @@ mod listener;
 mod notices;
 mod overdue;
 mod poll;
+mod rehearse;
 pub mod start;
 mod tasks;
 mod timelines;

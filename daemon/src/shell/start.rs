@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Shared, Shell, arrivals, id_file, listener, overdue, tasks};
+use super::{Shared, Shell, arrivals, id_file, listener, overdue, rehearse, tasks};
 use crate::bus::{self, BusAddress, BusFacts};
 use crate::config::Config;
 use crate::core::{Broker, IdSource, Limits};
@@ -138,6 +138,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     let (bus_to, bus_updates) = mpsc::unbounded_channel();
     let (connects_to, connects) = mpsc::unbounded_channel();
     let (questions_to, questions) = mpsc::unbounded_channel();
+    let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
     let (late_to, late) = mpsc::unbounded_channel();
     let (bus_dirty, deadline_changed) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
     let shell: Shared = Rc::new(RefCell::new(Shell {
@@ -176,7 +177,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         backend: kind.name().to_owned(),
         probe_json: serde_json::to_string(&probe)?,
     };
-    let asks = bus::Asks { connects: connects_to, causes: questions_to };
+    let asks = bus::Asks::new(connects_to, questions_to, rehearsals_to);
     let bus = bus::start(options.bus, bus_updates, asks, facts);
 
     let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -198,6 +199,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = tasks::watch_deadlines(Rc::clone(&shell), deadline_changed) => {}
         () = tasks::take_connects(Rc::clone(&shell), connects) => {}
         () = tasks::take_cause_questions(Rc::clone(&shell), questions) => {}
+        () = rehearse::run(Rc::clone(&shell), rehearsals) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),
         _ = stop.1.recv() => tracing::info!("interrupted"),

@@ -87,11 +87,11 @@ impl Shell {
     /// Opens a device that has timelines: one that stays before one that can be pulled.
     fn find_keeper(&self) -> Option<Keeper> {
         for (device, nodes) in self.broker.keepers() {
-            #[cfg(feature = "simulate")]
-            if matches!(self.machine, Machine::Simulated(_)) {
-                return Some(Keeper::simulated(device));
+            match self.machine {
+                Machine::Real => {}
+                #[cfg(feature = "simulate")]
+                Machine::Simulated(_) => return Some(Keeper::simulated(device)),
             }
-            let Machine::Real = self.machine else { return None };
             // Not a primary node: who opens it first is its master.
             for node in nodes.iter().filter(|node| node.contains("renderD")) {
                 match Keeper::open(device, Path::new(node)) {

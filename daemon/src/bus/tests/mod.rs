@@ -20,6 +20,7 @@ mod connect;
 mod introspection;
 mod objects;
 mod presence;
+mod rehearse;
 
 /// A dbus-daemon of our own, at a place of our own.
 struct PrivateBus {
@@ -91,6 +92,7 @@ struct Face {
     updates: mpsc::UnboundedSender<BusUpdate>,
     connects: mpsc::UnboundedReceiver<ConnectRequest>,
     causes: mpsc::UnboundedReceiver<CauseRequest>,
+    rehearsals: mpsc::UnboundedReceiver<RehearseRequest>,
 }
 
 impl Face {
@@ -98,14 +100,15 @@ impl Face {
         let (updates, updates_from) = mpsc::unbounded_channel();
         let (connects_to, connects) = mpsc::unbounded_channel();
         let (causes_to, causes) = mpsc::unbounded_channel();
+        let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
         let facts = BusFacts {
             version: "1.2.3".to_owned(),
             backend: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
         };
-        let asks = Asks { connects: connects_to, causes: causes_to };
+        let asks = Asks::new(connects_to, causes_to, rehearsals_to);
         let bus = start(address(dir), updates_from, asks, facts);
-        Self { bus, updates, connects, causes }
+        Self { bus, updates, connects, causes, rehearsals }
     }
 
     fn tell(&self, update: BusUpdate) {

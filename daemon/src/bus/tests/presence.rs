@@ -74,7 +74,8 @@ async fn one_can_stop_without_a_bus() {
         let facts =
             BusFacts { version: String::new(), backend: String::new(), probe_json: String::new() };
         let (connects, causes) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
-        let mut bus = start(address, from, Asks { connects, causes }, facts);
+        let asks = Asks::new(connects, causes, mpsc::unbounded_channel().0);
+        let mut bus = start(address, from, asks, facts);
         assert!(!within(bus.first_attempt()).await);
         drop(updates);
         within(bus.finished()).await;

@@ -117,7 +117,7 @@ fn status(sync_file: &OwnedFd) -> Result<i32> {
 /// How many sources may be pending at a time: vgem's guards end by themselves after ten seconds.
 fn many(world: &World) -> u64 {
     match world.backend() {
-        Backend::Vgem => 40,
+        Backend::Vgem => 20,
         Backend::Simulated | Backend::SwSync | Backend::None => 500,
     }
 }
