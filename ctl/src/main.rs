@@ -12,7 +12,7 @@ use dmasharectl::bus::{Broker, Bus};
 use dmasharectl::doctor::{self, Host, ServiceState};
 use dmasharectl::failure::{Failure, exit};
 use dmasharectl::render::{Style, TimelinePicture, report_table_styled, tables, timeline_svg};
-use dmasharectl::{json, select};
+use dmasharectl::{json, rehearse, select};
 use serde_json::Value;
 
 use args::{Args, Command, ReportArgs};
@@ -55,6 +55,15 @@ fn run(args: &Args) -> Result<u8, Failure> {
             }
         }
         Command::Report(report) => return show_reports(&args.bus, report, args.json, style),
+        Command::Rehearse(which) => {
+            let (device, client) = (&which.device, which.client);
+            let rehearsal = rehearse::rehearse(&args.bus, device, client, which.after)?;
+            if args.json {
+                print_json(&rehearsal.json())?;
+            } else {
+                print(&rehearsal.text())?;
+            }
+        }
         Command::Doctor => {
             let diagnosis = doctor::diagnose(&Host::this(), &ServiceState::on(&args.bus));
             if args.json {
