@@ -42,6 +42,7 @@ put 0644 "$here/70-dmashare.rules" /usr/lib/udev/rules.d/70-dmashare.rules
 put 0644 "$here/org.dmashare.Broker1.conf" /usr/share/dbus-1/system.d/org.dmashare.Broker1.conf
 put 0644 "$here/org.dmashare.Broker1.service" \
     /usr/share/dbus-1/system-services/org.dmashare.Broker1.service
+put 0644 "$here/org.dmashare.policy" /usr/share/polkit-1/actions/org.dmashare.policy
 # For other programs' code generators; this folder may have been carried here without the tree around.
 interfaces="$here/../daemon/dbus/org.dmashare.Broker1.xml"
 if [ -e "$interfaces" ]; then

@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use dmasharectl::bus::Bus;
+use dmasharectl::rehearse;
 
 const AFTER: &str = "\
 Exit codes:
@@ -41,6 +43,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Why a fence failed or an import was taken back, also after it is gone
     Cause(CauseArgs),
+    /// Act as if a GPU were unplugged, to see what programs do then; the hardware is left alone
+    Rehearse(RehearseArgs),
     /// What this machine offers, what is missing, and how to get it
     Doctor,
 }
@@ -53,6 +57,28 @@ pub struct CauseArgs {
     /// The timeline's point
     #[arg(default_value_t = 0)]
     pub point: u64,
+}
+
+/// Whose loss, of what, and when.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+The device is lost for its clients as by an unplug, with the cause `rehearsed`, and comes back as a \
+new device. For one client (--client) nobody else notices; what it shares with others goes on.
+
+A client of one's own is free to be chosen. For other users' clients, and for all, polkit asks for \
+an administrator's password; as root it does not.")]
+pub struct RehearseArgs {
+    /// PCI address, name, node (/dev/dri/card1) or id (d1) of a device
+    pub device: String,
+    /// For this client alone (c6, as `status` shows it)
+    #[arg(long, value_name = "N", value_parser = rehearse::client)]
+    pub client: Option<u64>,
+    /// For all clients (the default)
+    #[arg(long, conflicts_with = "client")]
+    pub all: bool,
+    /// Not now, but in this time: 500ms, 2s, 1min; at most an hour
+    #[arg(long, value_name = "TIME", value_parser = rehearse::time, default_value = "0s")]
+    pub after: Duration,
 }
 
 /// Which unplug.

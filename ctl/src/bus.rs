@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use dmashare_proto::report::UnplugReport;
 use serde::{Deserialize, Serialize};
-use zbus::blocking::Connection;
 use zbus::blocking::connection::Builder;
+use zbus::blocking::{Connection, Proxy};
+use zbus::proxy::MethodFlags;
 use zbus::zvariant::{OwnedObjectPath, Type};
 
 use crate::failure::Failure;
@@ -21,6 +22,8 @@ const DEVICE: &str = "org.dmashare.Device1";
 const CLIENT: &str = "org.dmashare.Client1";
 /// A service that hangs must not hang the tool.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The service asks polkit, which asks people: for two minutes at most.
+const ANSWER_OF_PEOPLE_WITHIN: Duration = Duration::from_secs(130);
 
 /// Which bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +103,18 @@ impl Broker {
     /// # Errors
     /// There is no bus, or it refuses.
     pub fn connect(bus: &Bus) -> Result<Self, Failure> {
+        Self::connect_for(bus, ANSWER_WITHIN)
+    }
+
+    /// The same for what somebody may have to be asked.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_to_wait(bus: &Bus) -> Result<Self, Failure> {
+        Self::connect_for(bus, ANSWER_OF_PEOPLE_WITHIN)
+    }
+
+    fn connect_for(bus: &Bus, patience: Duration) -> Result<Self, Failure> {
         let no_bus = |error: zbus::Error| match error {
             zbus::Error::InputOutput(io) if io.kind() == std::io::ErrorKind::PermissionDenied => {
                 Failure::Denied(io.to_string())
@@ -111,7 +126,7 @@ impl Broker {
             Bus::Session => Builder::session(),
             Bus::Address(address) => Builder::address(address.as_str()),
         }
-        .and_then(|builder| builder.method_timeout(ANSWER_WITHIN).build())
+        .and_then(|builder| builder.method_timeout(patience).build())
         .map_err(no_bus)?;
         Ok(Self { connection, bus: bus.to_string() })
     }
@@ -184,6 +199,19 @@ impl Broker {
         Ok(Ended { object, point, cause, errno, at_ns })
     }
 
+    /// Has the loss of a device rehearsed; client 0 is all of them.
+    ///
+    /// # Errors
+    /// It refuses, or does not answer.
+    pub fn rehearse(&self, device: u64, client: u64, after_ms: u32) -> Result<(), Failure> {
+        let path = format!("{PATH}/device/d{device}");
+        let flags = MethodFlags::AllowInteractiveAuth.into();
+        Proxy::new(&self.connection, NAME, path, DEVICE)
+            .and_then(|it| it.call_with_flags("Rehearse", flags, &(client, after_ms)))
+            .map(|_: Option<()>| ())
+            .map_err(|error| self.failure(&error))
+    }
+
     fn json<T: for<'de> Deserialize<'de>>(&self, method: &str) -> Result<T, Failure> {
         let text: String = self.call(NAME, method, &())?;
         serde_json::from_str(&text)
@@ -207,6 +235,9 @@ impl Broker {
                 let text = clean(text.as_deref().unwrap_or_else(|| name.as_str()));
                 if name.as_str() == "org.dmashare.Error.UnknownObject" {
                     return Failure::NoCause(text);
+                }
+                if name.starts_with("org.dmashare.Error.") {
+                    return Failure::Refused(text);
                 }
                 match name.strip_prefix("org.freedesktop.DBus.Error.").unwrap_or_default() {
                     "ServiceUnknown" | "NameHasNoOwner" => self.not_running(),

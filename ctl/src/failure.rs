@@ -42,6 +42,9 @@ pub enum Failure {
          sudo, or check org.dmashare.Broker1.conf with: dmasharectl doctor"
     )]
     Denied(String),
+    /// The service says why not.
+    #[error("dmashared refuses: {0}")]
+    Refused(String),
     /// The service answered with an error, or with something that this tool does not understand.
     #[error("dmashared answered unexpectedly: {0}\nare dmasharectl and dmashared of one version?")]
     Unexpected(String),

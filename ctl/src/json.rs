@@ -53,6 +53,7 @@ struct Report<'a> {
     passed: u32,
     buffers: u32,
     imports: u32,
+    client: Option<u64>,
     clients: Clients,
     implicit_fences: Vec<Implicit<'a>>,
     overdue: Vec<Overdue<'a>>,
@@ -108,6 +109,7 @@ impl<'a> Report<'a> {
             passed: report.passed,
             buffers: report.buffers,
             imports: report.imports,
+            client: report.rehearsed_for.map(|only| only.client.0),
             clients: Clients { told: report.told, awaited: report.awaited },
             implicit_fences: report
                 .implicit
@@ -172,6 +174,7 @@ mod tests {
             "passed": 1,
             "buffers": 3,
             "imports": 2,
+            "client": null,
             "clients": { "told": 2, "awaited": 2 },
             "implicit_fences": [{
                 "buffer": 11, "driver": "vgem", "timeline": "unbound",

@@ -6,5 +6,6 @@ pub mod doctor;
 pub mod failure;
 pub mod json;
 pub mod model;
+pub mod rehearse;
 pub mod render;
 pub mod select;

@@ -13,7 +13,7 @@ use dmasharectl::bus::{Broker, Bus};
 use dmasharectl::doctor::{self, Host, ServiceState};
 use dmasharectl::failure::{Failure, exit};
 use dmasharectl::render::{Style, TimelinePicture, report_table_styled, tables, timeline_svg};
-use dmasharectl::{json, select};
+use dmasharectl::{json, rehearse, select};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
@@ -63,6 +63,15 @@ fn run(args: &Args) -> Result<u8, Failure> {
                 print_json(&json::cause(&ended))?;
             } else {
                 print(&tables::cause(&ended, now_ns()))?;
+            }
+        }
+        Command::Rehearse(which) => {
+            let (device, client) = (&which.device, which.client);
+            let rehearsal = rehearse::rehearse(&args.bus, device, client, which.after)?;
+            if args.json {
+                print_json(&rehearsal.json())?;
+            } else {
+                print(&rehearsal.text())?;
             }
         }
         Command::Doctor => {

@@ -107,6 +107,8 @@ pub struct ClientCounts {
     pub imports: u32,
     /// Pending fences.
     pub fences: u32,
+    /// Timelines.
+    pub timelines: u32,
 }
 
 fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Failure>
@@ -171,6 +173,7 @@ impl Client {
                 buffers: take(of, "Buffers")?,
                 imports: take(of, "Imports")?,
                 fences: take(of, "Fences")?,
+                timelines: take(of, "Timelines")?,
             },
         })
     }

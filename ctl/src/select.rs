@@ -78,6 +78,34 @@ pub fn reports_of<'a>(
     Ok(reports.iter().filter(meant).collect())
 }
 
+/// The device that `wanted` names. Of several in one place the one that is there.
+///
+/// # Errors
+/// No device has the name, or several that are there.
+pub fn device<'a>(wanted: &str, devices: &'a [Device]) -> Result<&'a Device, Failure> {
+    let shown = |devices: &[&Device]| {
+        devices.iter().map(|device| Candidate::of_device(device).shown()).collect()
+    };
+    let mut fits: Vec<&Device> =
+        devices.iter().filter(|device| Candidate::of_device(device).is(wanted)).collect();
+    if fits.iter().any(|device| device.cause.is_none()) {
+        fits.retain(|device| device.cause.is_none());
+    }
+    match (fits.as_slice(), fits.last()) {
+        (_, None) => Err(Failure::NoDevice {
+            name: clean(wanted),
+            known: shown(&devices.iter().collect::<Vec<_>>()),
+        }),
+        ([first, others @ ..], Some(newest)) => {
+            if others.iter().any(|device| device.name != first.name) {
+                return Err(Failure::Ambiguous { name: clean(wanted), fits: shown(&fits) });
+            }
+            Ok(newest)
+        }
+        ([], Some(newest)) => Ok(newest),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use dmashare_proto::DeviceId;
@@ -117,6 +145,19 @@ mod tests {
         }
         assert_eq!(ids("0b:00.0").unwrap(), [2], "a card that was there, and one that is");
         assert!(ids("d1").unwrap().is_empty(), "never unplugged");
+    }
+
+    #[test]
+    fn of_devices_in_one_place_the_one_that_is_there_is_meant() {
+        let lost =
+            Device { cause: Some("rehearsed".to_owned()), ..device(1, "0000:0a:00.0", "card0") };
+        let devices =
+            [lost, device(2, "0000:0a:00.0", "card0"), device(3, "0001:0a:00.0", "card1")];
+        let id = |wanted: &str| super::device(wanted, &devices).map(|device| device.id);
+        assert_eq!(id("0000:0a:00.0").unwrap(), 2);
+        assert_eq!((id("card1").unwrap(), id("d1").unwrap()), (3, 1));
+        assert_eq!(id("0a:00.0").unwrap_err().code(), 4);
+        assert_eq!(id("d9").unwrap_err().code(), 4);
     }
 
     #[test]

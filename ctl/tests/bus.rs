@@ -30,9 +30,9 @@ d10  vkms          vkms        present        3        2       7
 d3 hung (wedged); its driver names as recovery: rebind, which is yours to do
 d2 is lost (unplugged), 1 implicit fence still pending: dmasharectl report d2
 
-ID  PID   UID   NAME                     UNIT            BUFFERS  IMPORTS  FENCES
-c5  4711  1000  evil\\u{1b}[31m\\u{a}name  app-evil.scope        3        0       1
-c6  4711  1000  compositor               –                     3        0       1
+ID  PID   UID   NAME                     UNIT            BUFFERS  IMPORTS  FENCES  TIMELINES
+c5  4711  1000  evil\\u{1b}[31m\\u{a}name  app-evil.scope        3        0       1          2
+c6  4711  1000  compositor               –                     3        0       1          2
 ";
     assert_eq!((status.code, status.out.as_str()), (0, expected), "{}", status.err);
 }
@@ -63,7 +63,7 @@ fn json_keeps_its_shapes() {
     assert_eq!(status["devices"][1]["wedged"], "rebind");
     let client = json!({
         "id": 6, "pid": 4711, "uid": 1000, "name": "compositor", "unit": "",
-        "counts": { "buffers": 3, "imports": 0, "fences": 1 },
+        "counts": { "buffers": 3, "imports": 0, "fences": 1, "timelines": 2 },
     });
     assert_eq!(status["clients"][1], client);
     assert_eq!(bus.ctl(&["--json", "devices"]).json()["devices"], status["devices"]);
@@ -145,6 +145,39 @@ fn a_picture_in_a_file_and_on_standard_output() {
 }
 
 #[test]
+fn a_rehearsal_for_one_client_and_for_all() {
+    let (bus, _service) = with_service(Told::default());
+    let one = bus.ctl(&["rehearse", "card0", "--client", "c6", "--after", "1500ms"]);
+    let expected = "\
+the loss of d3 (0000:00:02.0) is rehearsed for client c6 alone, in 1.5 s
+the hardware is untouched; afterwards: dmasharectl report d3
+";
+    assert_eq!((one.code, one.out.as_str()), (0, expected), "{}", one.err);
+    let one = bus.ctl(&["rehearse", "d3", "--client", "6", "--after", "1.5s", "--json"]).json();
+    let expected = json!({ "rehearsal": { "device": 3, "client": 6, "after_ms": 1500 } });
+    assert_eq!(one, expected);
+    let all = bus.ctl(&["rehearse", "vkms"]);
+    assert!(all.out.starts_with("the loss of d10 (vkms) is rehearsed for all clients, now\n"));
+    let all = bus.ctl(&["rehearse", "vkms", "--all", "--json"]).json();
+    let expected = json!({ "rehearsal": { "device": 10, "client": null, "after_ms": 0 } });
+    assert_eq!(all, expected);
+}
+
+#[test]
+fn a_rehearsal_that_is_refused() {
+    let (bus, _service) = with_service(Told::default());
+    let foreign = bus.ctl(&["rehearse", "d3", "--client", "c5"]);
+    let why = "dmasharectl: dmashared refuses: client 5 is another user's\n";
+    assert_eq!((foreign.code, foreign.err.as_str(), foreign.out.as_str()), (1, why, ""));
+    let lost = bus.ctl(&["rehearse", "d2"]);
+    let why = "dmasharectl: dmashared refuses: device 2 is lost already\n";
+    assert_eq!((lost.code, lost.err.as_str()), (1, why));
+    let unknown = bus.ctl(&["rehearse", "d9"]);
+    assert_eq!(unknown.code, 4);
+    assert!(unknown.err.contains("there are: d2 (0000:01:00.0)"), "{}", unknown.err);
+}
+
+#[test]
 fn unknown_devices_are_answered_with_the_known() {
     let (bus, _service) = with_service(Told::default());
     let report = bus.ctl(&["report", "0000:ff:00.0"]);
@@ -209,6 +242,11 @@ fn wrong_usage() {
         &["devices", "x"],
         &["cause"],
         &["cause", "x"],
+        &["rehearse"],
+        &["rehearse", "d3", "--client", "c0"],
+        &["rehearse", "d3", "--client", "c6", "--all"],
+        &["rehearse", "d3", "--after", "2"],
+        &["rehearse", "d3", "--after", "61min"],
     ] {
         assert_eq!(ran(ctl().args(args).output().unwrap()).code, 2, "{args:?}");
     }

@@ -28,8 +28,12 @@ fn monotonic_ns() -> Option<u64> {
 
 fn rendered(report: &UnplugReport, style: Style, now_ns: Option<u64>) -> String {
     let title = format!("Unplug of {} ({})", clean(&report.name), clean(&report.driver));
+    let whom = match report.rehearsed_for {
+        Some(only) => format!(" for client c{} alone", only.client),
+        None => String::new(),
+    };
     let mut out = format!(
-        "{}\ndevice d{}, {}, {}\n\n",
+        "{}\ndevice d{}, {}{whom}, {}\n\n",
         style.paint(Paint::Strong, &title),
         report.device,
         style.paint(Paint::Warn, report.cause.name()),

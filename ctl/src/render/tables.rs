@@ -60,8 +60,17 @@ fn short_devices(devices: &[Device], style: Style) -> String {
 }
 
 fn clients(clients: &[Client], style: Style) -> String {
-    let mut table =
-        style.table(["ID", "PID", "UID", "NAME", "UNIT", "BUFFERS", "IMPORTS", "FENCES"]);
+    let mut table = style.table([
+        "ID",
+        "PID",
+        "UID",
+        "NAME",
+        "UNIT",
+        "BUFFERS",
+        "IMPORTS",
+        "FENCES",
+        "TIMELINES",
+    ]);
     for client in clients {
         let counts = client.counts;
         table.add_row([
@@ -73,6 +82,7 @@ fn clients(clients: &[Client], style: Style) -> String {
             counts.buffers.to_string(),
             counts.imports.to_string(),
             counts.fences.to_string(),
+            counts.timelines.to_string(),
         ]);
     }
     numbers_right(&mut table, 5);

@@ -114,16 +114,47 @@ struct Device {
 }
 
 macro_rules! constants {
-    ($type:ident, $interface:literal, $($name:ident: $of:ty = |$me:ident| $value:expr;)*) => {
+    ($type:ident, $interface:literal, [$($methods:tt)*], $($name:ident: $of:ty = |$me:ident| $value:expr;)*) => {
         #[interface(name = $interface)]
         impl $type {
             $(#[zbus(property)]
             fn $name(&self) -> $of { let $me = self; $value })*
+            $($methods)*
         }
     };
 }
 
+/// What `Rehearse` can fail with.
+#[derive(Debug, zbus::DBusError)]
+#[zbus(prefix = "org.dmashare.Error")]
+enum Refused {
+    #[zbus(error)]
+    ZBus(zbus::Error),
+    DeviceLost(String),
+    NotAuthorized(String),
+}
+
 constants! { Device, "org.dmashare.Device1",
+    [
+        /// Client 6 is the caller's.
+        fn rehearse(
+            &self,
+            client: u64,
+            after_ms: u32,
+            #[zbus(header)] header: zbus::message::Header<'_>,
+        ) -> Result<(), Refused> {
+            let flags = header.primary().flags();
+            assert!(flags.contains(zbus::message::Flags::AllowInteractiveAuth));
+            if self.lost {
+                return Err(Refused::DeviceLost(format!("device {} is lost already", self.id)));
+            }
+            match (client, after_ms) {
+                (6, 1500) => Ok(()),
+                (0, 0) => Ok(()),
+                _ => Err(Refused::NotAuthorized("client 5 is another user's".to_owned())),
+            }
+        }
+    ],
     id: u64 = |me| me.id;
     name: String = |me| me.name.to_owned();
     pci: String = |me| if me.name.contains(':') { me.name.to_owned() } else { String::new() };
@@ -149,7 +180,7 @@ struct Client {
     unit: &'static str,
 }
 
-constants! { Client, "org.dmashare.Client1",
+constants! { Client, "org.dmashare.Client1", [],
     id: u64 = |me| me.id;
     pid: u32 = |_me| 4711;
     uid: u32 = |_me| 1000;
@@ -158,6 +189,7 @@ constants! { Client, "org.dmashare.Client1",
     buffers: u32 = |_me| 3;
     imports: u32 = |_me| 0;
     fences: u32 = |_me| 1;
+    timelines: u32 = |_me| 2;
 }
 
 pub fn serve(address: &str, told: Told) -> Connection {

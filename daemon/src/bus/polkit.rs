@@ -26,7 +26,7 @@ const ALLOW_USER_INTERACTION: u32 = 1;
 pub(super) enum NotAllowed {
     /// polkit, or whoever it asked, refused.
     Refused,
-    /// Somebody would have to be asked, and the caller does not wait for that.
+    /// Somebody would have to be asked, and there is no agent for that, or the caller does not wait.
     NeedsInteraction,
     /// Nobody answered in time.
     NoAnswer,
@@ -42,8 +42,8 @@ impl fmt::Display for NotAllowed {
             Self::Refused => write!(f, "polkit does not let you do so ({REHEARSE})"),
             Self::NeedsInteraction => write!(
                 f,
-                "polkit would have to ask an administrator ({REHEARSE}), which this call does not \
-                 allow"
+                "polkit would have to ask an administrator ({REHEARSE}), and has nobody to ask: \
+                 allow interactive authorization, and have an agent of polkit's running"
             ),
             Self::NoAnswer => write!(f, "polkit was not answered within {} s", PATIENCE.as_secs()),
             Self::NoAuthority => write!(

@@ -47,6 +47,18 @@ fn an_unplug_in_its_middle_says_what_is_missing() {
 }
 
 #[test]
+fn a_rehearsal_for_one_client_says_for_whom() {
+    use dmashare_proto::message::Cause;
+    use dmashare_proto::report::RehearsedFor;
+    use dmashare_proto::{ClientId, DeviceId};
+
+    let only = RehearsedFor { client: ClientId(6), epoch: DeviceId(40) };
+    let report = UnplugReport { cause: Cause::Rehearsed, rehearsed_for: Some(only), ..report() };
+    let text = report_table(&report);
+    assert!(text.contains("device d2, rehearsed for client c6 alone, "), "{text}");
+}
+
+#[test]
 fn a_report_without_marks_or_names_is_shown() {
     let mut report = report();
     report.marks.clear();
