@@ -18,6 +18,9 @@ mod fence;
 mod frozen;
 mod implicit;
 mod kms;
+mod local;
+mod many_guards;
+mod merged;
 mod pair;
 mod race;
 mod replug;
@@ -89,7 +92,9 @@ const EVERYWHERE: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::V
 /// Twenty cycles.
 const LONG: Duration = Duration::from_secs(300);
 
-const SIMULATED: &[Backend] = &[Backend::Simulated];
+const SIMULATED: &[Backend] = &[Backend::Simulated];/// Some ten thousand calls.
+const MANY: Duration = Duration::from_secs(600);
+
 /// With and without guards.
 const ALL: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None];
 
@@ -146,6 +151,12 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("vanished/stuck-look", vanished::stuck_look)
     },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
+    Scenario { backends: REAL, ..Scenario::new("merged", merged::run) },
+    Scenario {
+        bound: MANY,
+        config: many_guards::CONFIG,
+        ..Scenario::new("many-guards", many_guards::run)
+    },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {
