@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use dmashare_uapi::sync_file;
 use drm::buffer::{Buffer as KmsBuffer, DrmFourcc, Handle};
 use drm::control::atomic::AtomicModeReq;
@@ -138,12 +139,42 @@ impl Screen {
 
     /// Queues a flip that waits for a fence. It returns at once; [`Self::flipped`] tells of its end.
     pub fn flip(&self, to: framebuffer::Handle, fence: Option<BorrowedFd<'_>>) -> Result<()> {
+        self.queue(self.request(to, fence)?)
+    }
+
+    /// The same; gives the fence that the card signals when the flip is done.
+    pub fn flip_with_out_fence(
+        &self,
+        to: framebuffer::Handle,
+        fence: Option<BorrowedFd<'_>>,
+    ) -> Result<OwnedFd> {
+        let mut request = self.request(to, fence)?;
+        let out = AtomicI32::new(-1);
+        let place = Value::UnsignedRange(out.as_ptr().expose_provenance() as u64);
+        self.add(&mut request, 1, self.crtc, "OUT_FENCE_PTR", place)?;
+        self.queue(request)?;
+        let fd = out.load(Ordering::Relaxed);
+        ensure!(fd >= 0, "the commit gave no out-fence");
+        // SAFETY: on success the kernel has installed a new descriptor and written its number there;
+        // it is ours alone.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    fn request(
+        &self,
+        to: framebuffer::Handle,
+        fence: Option<BorrowedFd<'_>>,
+    ) -> Result<AtomicModeReq> {
         let mut request = AtomicModeReq::new();
         self.add(&mut request, 2, self.plane, "FB_ID", Value::Framebuffer(Some(to)))?;
         if let Some(fence) = fence {
             let fence = Value::SignedRange(fence.as_raw_fd().into());
             self.add(&mut request, 2, self.plane, "IN_FENCE_FD", fence)?;
         }
+        Ok(request)
+    }
+
+    fn queue(&self, request: AtomicModeReq) -> Result<()> {
         let flags = AtomicCommitFlags::NONBLOCK | AtomicCommitFlags::PAGE_FLIP_EVENT;
         Ok(self.node.atomic_commit(flags, request)?)
     }

@@ -18,6 +18,8 @@ mod fence;
 mod frozen;
 mod implicit;
 mod kms;
+mod kms_in_fence;
+mod kms_out_fence;
 mod local;
 mod many_guards;
 mod merged;
@@ -156,6 +158,13 @@ const SCENARIOS: &[Scenario] = &[
         bound: MANY,
         config: many_guards::CONFIG,
         ..Scenario::new("many-guards", many_guards::run)
+    },
+    Scenario { backends: REAL, ..Scenario::new("kms-in-fence", kms_in_fence::run) },
+    Scenario {
+        backends: REAL,
+        // As in frozen-removal.
+        tolerated: &["drm_mm_takedown"],
+        ..Scenario::new("kms-out-fence", kms_out_fence::run)
     },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
