@@ -14,6 +14,7 @@ mod bad;
 mod bus_client;
 mod cause;
 mod coldplug;
+mod deadlines;
 mod fence;
 mod frozen;
 mod implicit;
@@ -96,6 +97,8 @@ const LONG: Duration = Duration::from_secs(300);
 
 const SIMULATED: &[Backend] = &[Backend::Simulated];/// Some ten thousand calls.
 const MANY: Duration = Duration::from_secs(600);
+/// Deadlines that pass, a service that stops and starts.
+const SLOW: Duration = Duration::from_secs(200);
 
 /// With and without guards.
 const ALL: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None];
@@ -165,6 +168,11 @@ const SCENARIOS: &[Scenario] = &[
         // As in frozen-removal.
         tolerated: &["drm_mm_takedown"],
         ..Scenario::new("kms-out-fence", kms_out_fence::run)
+    },
+    Scenario {
+        bound: SLOW,
+        config: deadlines::CONFIG,
+        ..Scenario::new("overdeadline/wide", deadlines::run)
     },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
