@@ -11,6 +11,7 @@ pub mod figures;
 
 mod bad;
 
+mod broker_killed;
 mod bus_client;
 mod cause;
 mod coldplug;
@@ -174,6 +175,7 @@ const SCENARIOS: &[Scenario] = &[
         config: deadlines::CONFIG,
         ..Scenario::new("overdeadline/wide", deadlines::run)
     },
+    Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {
