@@ -27,6 +27,7 @@ mod many_guards;
 mod merged;
 mod pair;
 mod race;
+mod rehearse;
 mod replug;
 mod share;
 mod synthetic;
@@ -143,6 +144,9 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
     Scenario::new("synthetic-remove", synthetic::run),
     Scenario::new("bus-client", bus_client::run),
+    Scenario::new("rehearse-all", rehearse::all),
+    Scenario::new("rehearse-one", rehearse::one),
+    Scenario { backends: &[Backend::SwSync], ..Scenario::new("rehearse-who", rehearse::who) },
     Scenario::new("wedged", wedged::run),
     Scenario { backends: SIMULATED, ..Scenario::new("wedged/driver", wedged::by_driver) },
     Scenario::new("cause", cause::run),
