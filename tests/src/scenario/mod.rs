@@ -27,7 +27,6 @@ mod many_guards;
 mod merged;
 mod pair;
 mod race;
-mod rehearse;
 mod replug;
 mod share;
 mod synthetic;
@@ -96,12 +95,12 @@ impl Instance {
 const EVERYWHERE: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem];
 /// Twenty cycles.
 const LONG: Duration = Duration::from_secs(300);
-
-const SIMULATED: &[Backend] = &[Backend::Simulated];/// Some ten thousand calls.
-const MANY: Duration = Duration::from_secs(600);
 /// Deadlines that pass, a service that stops and starts.
 const SLOW: Duration = Duration::from_secs(200);
+/// Some ten thousand calls.
+const MANY: Duration = Duration::from_secs(600);
 
+const SIMULATED: &[Backend] = &[Backend::Simulated];
 /// With and without guards.
 const ALL: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None];
 
@@ -144,9 +143,6 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
     Scenario::new("synthetic-remove", synthetic::run),
     Scenario::new("bus-client", bus_client::run),
-    Scenario::new("rehearse-all", rehearse::all),
-    Scenario::new("rehearse-one", rehearse::one),
-    Scenario { backends: &[Backend::SwSync], ..Scenario::new("rehearse-who", rehearse::who) },
     Scenario::new("wedged", wedged::run),
     Scenario { backends: SIMULATED, ..Scenario::new("wedged/driver", wedged::by_driver) },
     Scenario::new("cause", cause::run),
@@ -161,12 +157,6 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("vanished/stuck-look", vanished::stuck_look)
     },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
-    Scenario { backends: REAL, ..Scenario::new("merged", merged::run) },
-    Scenario {
-        bound: MANY,
-        config: many_guards::CONFIG,
-        ..Scenario::new("many-guards", many_guards::run)
-    },
     Scenario { backends: REAL, ..Scenario::new("kms-in-fence", kms_in_fence::run) },
     Scenario {
         backends: REAL,
@@ -174,10 +164,16 @@ const SCENARIOS: &[Scenario] = &[
         tolerated: &["drm_mm_takedown"],
         ..Scenario::new("kms-out-fence", kms_out_fence::run)
     },
+    Scenario { backends: REAL, ..Scenario::new("merged", merged::run) },
     Scenario {
         bound: SLOW,
         config: deadlines::CONFIG,
         ..Scenario::new("overdeadline/wide", deadlines::run)
+    },
+    Scenario {
+        bound: MANY,
+        config: many_guards::CONFIG,
+        ..Scenario::new("many-guards", many_guards::run)
     },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
