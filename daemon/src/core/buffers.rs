@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use dmashare_proto::message::{GuardKind, Imported, Layout, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
-use super::{Broker, CheckedPlane, Effect, Effects, Handles, Outgoing, Owned, layout};
+use super::{Broker, CheckedPlane, Handles, Owned, layout};
 use crate::devices::NodeId;
 use crate::gate::{DeviceRef, Gate, Kind};
 
@@ -75,29 +75,9 @@ impl<H: Handles> Broker<H> {
         &mut self,
         now_ns: u64,
         client: ClientId,
-        id: u64,
         token: Token,
         by: Option<NodeId>,
-        out: &mut Effects<H>,
-    ) {
-        match self.make_import(now_ns, client, token, by) {
-            Ok((imported, fds)) => out.push(Effect::Send {
-                client,
-                message: Outgoing::Reply(id, Reply::Imported(imported)),
-                fds,
-            }),
-            Err(error) => out.push(Effect::error(client, id, error)),
-        }
-        self.after(out);
-    }
-
-    fn make_import(
-        &mut self,
-        now_ns: u64,
-        client: ClientId,
-        token: Token,
-        by: Option<NodeId>,
-    ) -> Result<(Imported, Vec<H::Fd>), WireError> {
+    ) -> Result<(Reply, Vec<H::Fd>), WireError> {
         let object = self.look_at_token(now_ns, client, &token)?;
         if let Some(node) = by {
             self.device_of(node)?;
@@ -136,7 +116,7 @@ impl<H: Handles> Broker<H> {
         self.use_token(&token);
         self.note(client, import, Owned::Import);
         self.touch(device, |device| device.imports.insert(import));
-        Ok((imported, fds))
+        Ok((Reply::Imported(imported), fds))
     }
 
     /// The exporter released its buffer, or is gone.

@@ -5,7 +5,7 @@ use dmashare_proto::message::{
 };
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
-use super::{Broker, CheckedFence, Effect, Effects, FencePlan, Handles, Outgoing, Owned};
+use super::{Broker, CheckedFence, Effect, Effects, FencePlan, Handles, Owned};
 use crate::devices::NodeId;
 use crate::gate::{DeviceRef, Gate, Kind};
 
@@ -152,27 +152,8 @@ impl<H: Handles> Broker<H> {
         &mut self,
         now_ns: u64,
         client: ClientId,
-        id: u64,
         token: Token,
-        out: &mut Effects<H>,
-    ) {
-        match self.make_fence_import(now_ns, client, token) {
-            Ok((imported, fds)) => out.push(Effect::Send {
-                client,
-                message: Outgoing::Reply(id, Reply::FenceImported(imported)),
-                fds,
-            }),
-            Err(error) => out.push(Effect::error(client, id, error)),
-        }
-        self.after(out);
-    }
-
-    fn make_fence_import(
-        &mut self,
-        now_ns: u64,
-        client: ClientId,
-        token: Token,
-    ) -> Result<(FenceImported, Vec<H::Fd>), WireError> {
+    ) -> Result<(Reply, Vec<H::Fd>), WireError> {
         let object = self.look_at_token(now_ns, client, &token)?;
         self.may_have_one_more(client)?;
         let Some(fence) = self.fences.get_mut(&object) else {
@@ -197,7 +178,7 @@ impl<H: Handles> Broker<H> {
         self.use_token(&token);
         self.note(client, handle, Owned::FenceImport);
         self.note_failed(handle, self.uid_of(client), state);
-        Ok((imported, fds))
+        Ok((Reply::FenceImported(imported), fds))
     }
 
     pub(super) fn query_fence(

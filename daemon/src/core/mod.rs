@@ -178,54 +178,43 @@ impl<H: Handles> Broker<H> {
             out.push(Effect::Disconnect(client));
             return;
         }
+        // What is answered without descriptors, and what with some.
+        let plain = |reply: Result<Reply, WireError>| reply.map(|reply| (reply, Vec::new()));
         let result = match request {
             Checked::Hello(hello) => return self.hello(client, id, hello, out),
-            Checked::ListDevices => Ok(Reply::Devices(self.list_devices(client))),
-            Checked::Export { node, layout, planes } => self.export(client, node, layout, planes),
-            Checked::Grant(grant, token) => self.grant(now_ns, client, &grant, token),
-            Checked::Import { token, by } => {
-                return self.import(now_ns, client, id, token, by, out);
+            Checked::ListDevices => plain(Ok(Reply::Devices(self.list_devices(client)))),
+            Checked::Export { node, layout, planes } => {
+                plain(self.export(client, node, layout, planes))
             }
-            Checked::Release(object) => self.release(client, object, out),
+            Checked::Grant(grant, token) => plain(self.grant(now_ns, client, &grant, token)),
+            Checked::Import { token, by } => self.import(now_ns, client, token, by),
+            Checked::Release(object) => plain(self.release(client, object, out)),
             Checked::ShareFence { node, options, source } => {
-                self.share_fence(now_ns, client, node, options, source, out)
+                plain(self.share_fence(now_ns, client, node, options, source, out))
             }
-            Checked::ImportFence(token) => {
-                return self.import_fence(now_ns, client, id, token, out);
-            }
+            Checked::ImportFence(token) => self.import_fence(now_ns, client, token),
             Checked::QueryFence(fence) => return self.query_fence(client, id, fence, out),
             Checked::Acknowledge(device) => {
-                self.meant(client, device).and_then(|device| self.acknowledge(client, device))
+                let device = self.meant(client, device);
+                plain(device.and_then(|device| self.acknowledge(client, device)))
             }
             Checked::CreateTimeline { node, options, made } => {
-                return self.create_timeline(client, id, node, options, made, out);
+                self.create_timeline(client, node, options, made, out)
             }
-            Checked::PromisePoint(at) => self.promise_point(client, at, out),
+            Checked::PromisePoint(at) => plain(self.promise_point(client, at, out)),
             Checked::SubmitPoint { submit, source } => {
-                self.submit_point(now_ns, client, submit, source, out)
+                plain(self.submit_point(now_ns, client, submit, source, out))
             }
-            Checked::ImportTimeline(token) => {
-                return self.import_timeline(now_ns, client, id, token, out);
-            }
+            Checked::ImportTimeline(token) => self.import_timeline(now_ns, client, token),
             Checked::QueryPoint(at) => return self.query_point(client, id, at, out),
             Checked::WaitPoint(at) => return self.wait_point(client, id, at, out),
             Checked::AttachFence(attach) => return self.attach_fence(client, id, attach, out),
         };
-        self.answer(client, id, result, out);
-        self.after(out);
-    }
-
-    fn answer(
-        &self,
-        client: ClientId,
-        id: u64,
-        result: Result<Reply, WireError>,
-        out: &mut Effects<H>,
-    ) {
         // The reply goes out before what the request led to (a loss that became complete), but
         // after what has to be done first (the watch on a fence).
-        let reply = result.unwrap_or_else(Reply::Error);
-        out.push(Effect::reply(client, id, reply));
+        let (reply, fds) = result.unwrap_or_else(|error| (Reply::Error(error), Vec::new()));
+        out.push(Effect::Send { client, message: Outgoing::Reply(id, reply), fds });
+        self.after(out);
     }
 
     fn hello(&mut self, client: ClientId, id: u64, hello: message::Hello, out: &mut Effects<H>) {

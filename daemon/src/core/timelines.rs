@@ -12,7 +12,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
 use super::fences::{Fence, Pending};
 use super::points::Points;
-use super::{Broker, CheckedFence, CheckedTimeline, Effect, Effects, Handles, Outgoing, Owned};
+use super::{Broker, CheckedFence, CheckedTimeline, Effect, Effects, Handles, Owned};
 use crate::devices::NodeId;
 use crate::gate::{DeviceRef, Gate, Kind};
 
@@ -98,31 +98,11 @@ impl<H: Handles> Broker<H> {
     pub(super) fn create_timeline(
         &mut self,
         client: ClientId,
-        id: u64,
         node: NodeId,
         options: CreateTimeline,
         made: CheckedTimeline<H>,
         out: &mut Effects<H>,
-    ) {
-        match self.make_timeline(client, node, options, made, out) {
-            Ok((info, fds)) => out.push(Effect::Send {
-                client,
-                message: Outgoing::Reply(id, Reply::Timeline(info)),
-                fds,
-            }),
-            Err(error) => out.push(Effect::error(client, id, error)),
-        }
-        self.after(out);
-    }
-
-    fn make_timeline(
-        &mut self,
-        client: ClientId,
-        node: NodeId,
-        options: CreateTimeline,
-        made: CheckedTimeline<H>,
-        out: &mut Effects<H>,
-    ) -> Result<(TimelineInfo, Vec<H::Fd>), WireError> {
+    ) -> Result<(Reply, Vec<H::Fd>), WireError> {
         let guard = self.plan_timeline(client, node, options.policy)?;
         let device = self.device_of(node)?;
         let at = self.at(device)?;
@@ -151,34 +131,16 @@ impl<H: Handles> Broker<H> {
         self.note(client, timeline, Owned::Timeline);
         self.touch(device, |device| device.timelines.insert(timeline));
         out.push(Effect::AddTimeline { timeline, device, line: made.line });
-        Ok((TimelineInfo { timeline, at, direction, guard, promised: 0 }, fds))
+        let info = TimelineInfo { timeline, at, direction, guard, promised: 0 };
+        Ok((Reply::Timeline(info), fds))
     }
 
     pub(super) fn import_timeline(
         &mut self,
         now_ns: u64,
         client: ClientId,
-        id: u64,
         token: Token,
-        out: &mut Effects<H>,
-    ) {
-        match self.make_timeline_import(now_ns, client, token) {
-            Ok((info, fds)) => out.push(Effect::Send {
-                client,
-                message: Outgoing::Reply(id, Reply::Timeline(info)),
-                fds,
-            }),
-            Err(error) => out.push(Effect::error(client, id, error)),
-        }
-        self.after(out);
-    }
-
-    fn make_timeline_import(
-        &mut self,
-        now_ns: u64,
-        client: ClientId,
-        token: Token,
-    ) -> Result<(TimelineInfo, Vec<H::Fd>), WireError> {
+    ) -> Result<(Reply, Vec<H::Fd>), WireError> {
         let object = self.look_at_token(now_ns, client, &token)?;
         self.may_have_one_more(client)?;
         let Some(timeline) = self.timelines.get_mut(&object) else {
@@ -205,7 +167,7 @@ impl<H: Handles> Broker<H> {
         self.timeline_imports.insert(handle, object);
         self.use_token(&token);
         self.note(client, handle, Owned::TimelineImport);
-        Ok((info, fds))
+        Ok((Reply::Timeline(info), fds))
     }
 
     /// The timeline that a client's id stands for, and whether the client made it.
