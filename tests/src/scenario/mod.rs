@@ -11,6 +11,7 @@ pub mod figures;
 
 mod bad;
 
+mod attached;
 mod broker_killed;
 mod bus_client;
 mod cause;
@@ -27,6 +28,7 @@ mod many_guards;
 mod merged;
 mod pair;
 mod race;
+mod rehearse;
 mod replug;
 mod share;
 mod synthetic;
@@ -156,6 +158,9 @@ const SCENARIOS: &[Scenario] = &[
         config: QUICK_LOOKS,
         ..Scenario::new("vanished/stuck-look", vanished::stuck_look)
     },
+    Scenario::new("rehearse-all", rehearse::all),
+    Scenario::new("rehearse-one", rehearse::one),
+    Scenario { backends: &[Backend::SwSync], ..Scenario::new("rehearse-who", rehearse::who) },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-in-fence", kms_in_fence::run) },
     Scenario {
@@ -176,6 +181,7 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("many-guards", many_guards::run)
     },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
+    Scenario { backends: REAL, ..Scenario::new("attached-fence", attached::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {
