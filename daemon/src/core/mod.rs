@@ -290,7 +290,7 @@ impl<H: Handles> Broker<H> {
     /// What is answered about a lost device and what it had, with the cause where it is known here.
     fn lost_error(&self, device: DeviceId) -> WireError {
         let lost = self.devices.get(&device).and_then(|device| device.lost);
-        let told = || self.reports.iter().rev().find(|report| report.device == device);
+        let told = || self.reports.iter().rev().find(|report| report.epoch() == device);
         let why = match lost.or_else(|| told().map(|report| report.cause)) {
             Some(cause) => format!(" ({})", cause.name()),
             None => String::new(),

@@ -201,6 +201,10 @@ fn one_client_loses_what_it_alone_has() {
     let early = error(model.ask(subject, Checked::Acknowledge(done.comes_as)));
     assert_eq!(early.code, ErrorCode::BAD_VALUE);
     assert!(early.message.starts_with(&format!("device {} is not lost", done.comes_as)));
+    // Also once nothing of it is left, why it is gone is known.
+    let gone = error(model.ask(subject, Checked::QueryFence(given)));
+    let words = format!("device {device} is gone (rehearsed)");
+    assert!(gone.message.starts_with(&words), "{gone}");
     let report = model.broker.reports().last().unwrap();
     assert_eq!((report.device, report.epoch()), (device, done.epoch));
     assert_eq!((report.guards, report.promises, report.told, report.awaited), (2, 1, 1, 1));
