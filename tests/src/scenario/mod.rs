@@ -33,6 +33,7 @@ mod replug;
 mod share;
 mod synthetic;
 mod timeline;
+mod units;
 mod unplug_reader;
 mod unplug_waiter;
 mod vanished;
@@ -127,6 +128,7 @@ const PATIENT: &str = "[broker]\nack_timeout_ms = 60000\n";
 
 const SCENARIOS: &[Scenario] = &[
     Scenario::new("coldplug", coldplug::run),
+    Scenario { backends: &[Backend::SwSync], ..Scenario::new("units", units::run) },
     Scenario::new("share", share::run),
     Scenario::new("exporter-killed", share::exporter_killed),
     Scenario::new("fence-signals", fence::signals),
