@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use dmashare_proto::DeviceId;
@@ -41,7 +40,8 @@ impl Device {
         self.at.device
     }
 
-    /// Whether it is lost: one load.
+    /// Whether it is lost: one load. A loss that was rehearsed for this client alone is not on the
+    /// page: its event tells of it, and what was imported then refuses to be used.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         !self.word().is_usable_since(self.at.word)
@@ -81,13 +81,6 @@ impl Device {
     /// An error if it is lost; the cause is for the caller to fill in.
     pub(crate) fn check(&self) -> Result<(), DeviceLost> {
         if self.is_lost() { Err(DeviceLost { device: self.id(), cause: None }) } else { Ok(()) }
-    }
-
-    /// The same, after whatever was read from the device's memory before: what was read after the
-    /// loss is never taken for good.
-    pub(crate) fn check_after_reads(&self) -> Result<(), DeviceLost> {
-        fence(Ordering::Acquire);
-        self.check()
     }
 
     fn word(&self) -> Word {

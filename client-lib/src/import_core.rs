@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dmashare_proto::message::{Imported, Layout};
@@ -29,6 +30,9 @@ pub(crate) struct ImportCore {
     pub(crate) sizes: Vec<u64>,
     pub(crate) cpu_sync: bool,
     held: Mutex<Held>,
+    /// Set before the first page is replaced: the state page says nothing of an import that was taken
+    /// back from this client alone (a rehearsal).
+    revoked: AtomicBool,
     /// The broker was given it back.
     returned: bool,
 }
@@ -49,6 +53,7 @@ impl ImportCore {
             layout,
             sizes,
             cpu_sync,
+            revoked: AtomicBool::new(false),
             held: Mutex::new(Held { fds: Some(fds.into()), mappings: Vec::new() }),
             returned: false,
         }
@@ -62,6 +67,7 @@ impl ImportCore {
     /// has returned without an error, nothing is mapped. On an error, what could not be replaced is
     /// still in the list, for another try.
     pub(crate) fn revoke(&self) -> io::Result<()> {
+        self.revoked.store(true, Ordering::Release);
         let (fds, mappings) = {
             let mut held = self.lock();
             (held.fds.take(), held.mappings.clone())
@@ -74,6 +80,18 @@ impl ImportCore {
         }
         drop(fds);
         result
+    }
+
+    /// An error if the device is lost or the import was taken back. Two loads.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.device.check().map_err(|lost| self.lost(lost))?;
+        if self.revoked.load(Ordering::Acquire) { Err(self.taken()) } else { Ok(()) }
+    }
+
+    /// The same, after whatever was read from the memory before: zeros are never taken for good.
+    pub(crate) fn check_after_reads(&self) -> Result<(), Error> {
+        fence(Ordering::Acquire);
+        self.check()
     }
 
     /// The loss of the device, found out by whoever calls: takes the import back at once, without

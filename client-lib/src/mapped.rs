@@ -30,13 +30,13 @@ impl MappedBuffer {
 
     /// Begins an access. What was read is good once [`Bracket::end`] says so.
     ///
-    /// One load where the exporter's memory is coherent; else DMA_BUF_IOCTL_SYNC too, which waits for
+    /// Two loads where the exporter's memory is coherent; else DMA_BUF_IOCTL_SYNC too, which waits for
     /// the buffer's implicit fences.
     ///
     /// # Errors
     /// [`Error::DeviceLost`], or the kernel's for the ioctl.
     pub fn begin(&self, access: Access) -> Result<Bracket<'_>, Error> {
-        self.device().check().map_err(|lost| self.import.lost(lost))?;
+        self.import.check()?;
         let mut bracket = Bracket { mapped: self, synced: None };
         if self.import.cpu_sync {
             let fds = self.import.fds()?;
@@ -156,7 +156,7 @@ impl Bracket<'_> {
             let Ok(fds) = import.fds() else { return Ok(()) };
             sync_end(fds[self.mapped.plane].as_fd(), access)
         });
-        import.device.check_after_reads().map_err(|lost| import.lost(lost))?;
+        import.check_after_reads()?;
         synced.map_err(|source| Error::Io { what: "cannot end the CPU access", source })
     }
 }
