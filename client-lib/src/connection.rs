@@ -195,7 +195,7 @@ impl Connection {
     ) -> Result<SharedFence, Error> {
         let request = Request::ShareFence(ShareFence {
             policy: options.policy,
-            deadline_ms: deadline_millis(options.deadline),
+            deadline_ms: deadline_millis(options.deadline)?,
         });
         match self.0.call(&request, &[node, sync_file])? {
             Answer::Plain(Reply::FenceShared(shared)) => {

@@ -124,7 +124,8 @@ impl Timeline {
     ///
     /// # Errors
     /// The broker refused: the timeline or the device is lost, this side does not submit, the point is
-    /// not above the last that was submitted, the fd is no sync_file, a quota used up.
+    /// not above the last that was submitted, the fd is no sync_file, the deadline is too long, a quota
+    /// used up. [`Error::InvalidArgument`] for a deadline of zero.
     pub fn submit(
         &self,
         point: u64,
@@ -132,7 +133,7 @@ impl Timeline {
         sync_file: BorrowedFd<'_>,
         deadline: Option<Duration>,
     ) -> Result<(), Error> {
-        let deadline_ms = deadline_millis(deadline);
+        let deadline_ms = deadline_millis(deadline)?;
         let request = Request::SubmitPoint(SubmitPoint { to: self.at(point), deadline_ms });
         self.inner().tell_with(&request, &[node, sync_file])
     }

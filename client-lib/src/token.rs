@@ -78,8 +78,15 @@ pub(crate) fn millis(time: Duration) -> u32 {
 }
 
 /// A deadline as the broker is told it, for whom 0 is its default.
-pub(crate) fn deadline_millis(deadline: Option<Duration>) -> u32 {
-    deadline.map_or(0, |deadline| millis(deadline).max(1))
+pub(crate) fn deadline_millis(deadline: Option<Duration>) -> Result<u32, Error> {
+    match deadline {
+        None => Ok(0),
+        Some(Duration::ZERO) => Err(Error::InvalidArgument(
+            "a deadline of zero has passed before the work begins; None is the broker's default"
+                .to_owned(),
+        )),
+        Some(deadline) => Ok(millis(deadline)),
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ pub(in crate::scenario) fn run(world: &mut World) -> Result<()> {
     let day = Some(Duration::from_secs(24 * 60 * 60));
     refused("a deadline too long", submit(6, day), ErrorCode::BAD_VALUE, "deadline")?;
 
+    let zero = submit(6, Some(Duration::ZERO));
+    ensure!(matches!(zero, Err(Error::InvalidArgument(_))), "a deadline of zero: {zero:?}");
+
     // By who may not.
     let by_importer = line.imported.submit(6, node, source.fd(), None);
     refused("submitted by an importer", by_importer, ErrorCode::WRONG_OBJECT, "maker alone")?;
