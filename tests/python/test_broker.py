@@ -326,6 +326,38 @@ def wrong_values_are_refused(machine):
     refused(205, take, client, token)  # its maker released the buffer
 
 
+def points_are_asked_for_by_an_id_of_ones_own(machine):
+    maker, other = machine.client("maker"), machine.client("other")
+    node = machine.node()
+    options = {"policy": "Auto", "direction": "Acquire"}
+    made, fds = maker.request("CreateTimeline", options, [node])
+    imported, more = other.request("ImportTimeline", grant(maker, made["timeline"]))
+    exported, shared = export(machine, maker), share(machine, maker, fence())
+    # Each side has an id of its own, and to the other it is nobody's.
+    for client, timeline, code in (
+        (other, made["timeline"], 203),
+        (maker, imported["timeline"], 203),
+        (other, exported["buffer"], 203),
+        (maker, 999999, 203),
+        (maker, exported["buffer"], 204),
+        (maker, shared["fence"], 204),
+    ):
+        at = {"timeline": timeline, "point": 1}
+        submit = {"to": at, "deadline_ms": 0}
+        refused(code, client.request, "PromisePoint", at)
+        refused(code, client.request, "SubmitPoint", submit)
+        refused(code, client.request, "SubmitPoint", submit, [node, fence()])
+        refused(code, client.request, "QueryPoint", at)
+        refused(code, client.request, "WaitPoint", at)
+    # Nothing was promised or submitted by it.
+    for client, timeline in ((maker, made["timeline"]), (other, imported["timeline"])):
+        at = {"timeline": timeline, "point": 1}
+        assert client.request("QueryPoint", at)[0] == "Unknown"
+    maker.request("PromisePoint", {"timeline": made["timeline"], "point": 1})
+    assert other.request("QueryPoint", at)[0] == "Promised"
+    dmashare.close_all([*fds, *more, node])
+
+
 def impossible_layouts_are_refused(machine):
     client = machine.client()
     for wrong in (
@@ -473,6 +505,7 @@ CHECKS = [
     an_unplug_is_told_once_and_in_order,
     an_overdue_client_is_disconnected,
     wrong_values_are_refused,
+    points_are_asked_for_by_an_id_of_ones_own,
     impossible_layouts_are_refused,
     wrong_descriptors_are_refused_and_closed,
     bad_datagrams_are_answered_as_the_table_says,
