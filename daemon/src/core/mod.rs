@@ -28,6 +28,7 @@ mod timelines;
 mod tokens;
 mod unplug;
 mod views;
+mod waits;
 mod wedged;
 
 pub use causes::Ended;

@@ -12,6 +12,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
 use super::fences::{Fence, Pending};
 use super::points::Points;
+use super::waits::Wait;
 use super::{Broker, CheckedFence, CheckedTimeline, Effect, Effects, Handles, Owned};
 use crate::devices::NodeId;
 use crate::gate::{DeviceRef, Gate, Kind};
@@ -31,20 +32,11 @@ pub(super) struct Timeline<F> {
     /// An entry each handle.
     pub importers: Vec<(ClientId, ObjectId)>,
     pub points: Points,
-    waits: BTreeMap<u64, Vec<Wait>>,
+    pub waits: BTreeMap<u64, Vec<Wait>>,
     /// Points of a `Release` timeline whose signal the kernel is asked to tell.
-    watched: BTreeSet<u64>,
+    pub watched: BTreeSet<u64>,
     pub lost: Option<(Cause, u64)>,
     pub reference: Option<DeviceRef>,
-}
-
-/// A request that is answered when its point is over.
-#[derive(Clone, Copy, Debug)]
-struct Wait {
-    client: ClientId,
-    /// The client's name for the timeline.
-    handle: ObjectId,
-    id: u64,
 }
 
 /// What [`Broker::plan_point`] found.
@@ -55,7 +47,7 @@ pub struct PointPlan {
 }
 
 impl<F> Timeline<F> {
-    fn state(&self, point: u64) -> PointState {
+    pub fn state(&self, point: u64) -> PointState {
         match (self.points.state(point), self.lost) {
             // Nobody can submit any more.
             (PointState::Unknown | PointState::Promised, Some((cause, at_ns))) => {
@@ -65,7 +57,7 @@ impl<F> Timeline<F> {
         }
     }
 
-    fn is_unused(&self) -> bool {
+    pub fn is_unused(&self) -> bool {
         self.maker.is_none() && self.importers.is_empty() && self.points.pending() == 0
     }
 }
@@ -171,7 +163,7 @@ impl<H: Handles> Broker<H> {
     }
 
     /// The timeline that a client's id stands for, and whether the client made it.
-    fn timeline_named(
+    pub(super) fn timeline_named(
         &self,
         client: ClientId,
         object: ObjectId,
@@ -351,173 +343,6 @@ impl<H: Handles> Broker<H> {
         Ok(Reply::Done(()))
     }
 
-    pub(super) fn query_point(
-        &mut self,
-        client: ClientId,
-        id: u64,
-        at: PointAt,
-        out: &mut Effects<H>,
-    ) {
-        let state = self.timeline_named(client, at.timeline).and_then(|(timeline, _)| {
-            check_point(at)?;
-            Ok((timeline, self.timelines[&timeline].state(at.point)))
-        });
-        match state {
-            Err(error) => out.push(Effect::error(client, id, error)),
-            Ok((_, state)) if state.is_over() => {
-                out.push(Effect::reply(client, id, Reply::PointState(state)));
-            }
-            // It may have been signalled without the broker, or by the reactor just now.
-            Ok((timeline, _)) => {
-                out.push(Effect::ProbePoint { timeline, point: at.point, client, id });
-            }
-        }
-        self.after(out);
-    }
-
-    /// All that the reactor had ended when it was asked is known here, and this is how far the
-    /// kernel's timeline is signalled, where an importer can do that.
-    pub fn point_probed(
-        &mut self,
-        now_ns: u64,
-        object: ObjectId,
-        point: u64,
-        signalled: Option<u64>,
-        (client, id): (ClientId, u64),
-        out: &mut Effects<H>,
-    ) {
-        if let Some(signalled) = signalled {
-            self.line_signalled(now_ns, object, signalled);
-        }
-        let reply = match self.timelines.get(&object) {
-            Some(timeline) => Reply::PointState(timeline.state(point)),
-            None => Reply::Error(
-                WireError::new(ErrorCode::UNKNOWN_OBJECT, "the timeline was released meanwhile")
-                    .about(object.0),
-            ),
-        };
-        out.push(Effect::reply(client, id, reply));
-        self.after(out);
-    }
-
-    /// A `Release` timeline is signalled up to this point, by whom ever.
-    pub fn point_signalled(
-        &mut self,
-        now_ns: u64,
-        object: ObjectId,
-        point: u64,
-        out: &mut Effects<H>,
-    ) {
-        self.line_signalled(now_ns, object, point);
-        self.after(out);
-    }
-
-    fn line_signalled(&mut self, now_ns: u64, object: ObjectId, point: u64) {
-        let Some(timeline) = self.timelines.get_mut(&object) else { return };
-        // The kernel's number says nothing of errors: what the broker itself ends is told by it.
-        if timeline.direction == Direction::Release && timeline.lost.is_none() {
-            timeline.points.signalled(point.min(MAX_POINT), now_ns);
-            timeline.watched = timeline.watched.split_off(&(point.saturating_add(1)));
-            self.moved.insert(object);
-        }
-    }
-
-    pub(super) fn wait_point(
-        &mut self,
-        client: ClientId,
-        id: u64,
-        at: PointAt,
-        out: &mut Effects<H>,
-    ) {
-        if let Err(error) = self.add_wait(client, id, at, out) {
-            out.push(Effect::error(client, id, error));
-        }
-        self.after(out);
-    }
-
-    fn add_wait(
-        &mut self,
-        client: ClientId,
-        id: u64,
-        at: PointAt,
-        out: &mut Effects<H>,
-    ) -> Result<(), WireError> {
-        let (object, _) = self.timeline_named(client, at.timeline)?;
-        check_point(at)?;
-        let limit = self.limits.waits_per_client;
-        let Some(known) = self.clients.get_mut(&client) else { return Ok(()) };
-        let Some(timeline) = self.timelines.get_mut(&object) else { return Ok(()) };
-        let state = timeline.state(at.point);
-        if state.is_over() {
-            out.push(Effect::reply(client, id, Reply::PointState(state)));
-            return Ok(());
-        }
-        if known.waits >= limit {
-            return Err(WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!("limits.waits_per_client = {limit} waits are unanswered; await some first"),
-            ));
-        }
-        known.waits += 1;
-        let wait = Wait { client, handle: at.timeline, id };
-        timeline.waits.entry(at.point).or_default().push(wait);
-        if timeline.direction == Direction::Release && timeline.watched.insert(at.point) {
-            out.push(Effect::WatchPoint { timeline: object, point: at.point });
-        }
-        Ok(())
-    }
-
-    /// A point's fence has ended in the tables.
-    pub(super) fn point_ended(
-        &mut self,
-        object: ObjectId,
-        point: u64,
-        submitter: u32,
-        state: FenceState,
-    ) {
-        let Some(timeline) = self.timelines.get_mut(&object) else { return };
-        let after = timeline.points.before(point);
-        timeline.points.end(point, state);
-        self.moved.insert(object);
-        if let Some(after) = after {
-            self.note_points(object, (after, point), Some(submitter), state);
-        }
-    }
-
-    /// Answers the waits of timelines that have moved, and drops those that nobody has any more.
-    pub(super) fn settle_timelines(&mut self, out: &mut Effects<H>) {
-        for object in std::mem::take(&mut self.moved) {
-            self.dirty_timeline_clients(object);
-            let Some(timeline) = self.timelines.get_mut(&object) else { continue };
-            // Those whose turn has come, and those that are known to have failed before it.
-            let any = timeline.lost.is_some() || timeline.points.is_doomed();
-            let up_to = if any { u64::MAX } else { timeline.points.ended() };
-            let waiting = timeline.waits.range(..=up_to).map(|(&point, _)| point);
-            let over: Vec<_> = waiting
-                .map(|point| (point, timeline.state(point)))
-                .filter(|(_, state)| state.is_over())
-                .collect();
-            for (point, state) in over {
-                let waits = timeline.waits.remove(&point).unwrap_or_default();
-                let reply = Reply::PointState(state);
-                for wait in waits {
-                    if let Some(client) = self.clients.get_mut(&wait.client) {
-                        client.waits -= 1;
-                        out.push(Effect::reply(wait.client, wait.id, reply.clone()));
-                    }
-                }
-            }
-            if timeline.is_unused() {
-                let device = timeline.at.device;
-                self.timelines.remove(&object);
-                let dropped = self.tokens.drop_for(object);
-                self.count_tokens(&dropped);
-                self.touch(device, |device| device.timelines.remove(&object));
-                out.push(Effect::DropTimeline(object));
-            }
-        }
-    }
-
     /// A client gives back its handle on a timeline, or is gone.
     pub(super) fn drop_timeline_handle(
         &mut self,
@@ -619,7 +444,7 @@ impl<H: Handles> Broker<H> {
         u32::try_from(timeline.points.pending() + promises).unwrap_or(u32::MAX)
     }
 
-    fn dirty_timeline_clients(&mut self, id: ObjectId) {
+    pub(super) fn dirty_timeline_clients(&mut self, id: ObjectId) {
         if let Some(timeline) = self.timelines.get(&id) {
             let importers = timeline.importers.iter().map(|(client, _)| client);
             self.dirty_clients.extend(importers.chain(&timeline.maker));
@@ -627,7 +452,7 @@ impl<H: Handles> Broker<H> {
     }
 }
 
-fn check_point(at: PointAt) -> Result<(), WireError> {
+pub(super) fn check_point(at: PointAt) -> Result<(), WireError> {
     if at.point == 0 || at.point > MAX_POINT {
         return Err(bad_point(at, format!("a point is 1 to {MAX_POINT}, not {}", at.point)));
     }

@@ -30,6 +30,7 @@ mod engine;
 mod fences;
 mod lines;
 mod liveness;
+mod losses;
 mod removals;
 mod uevents;
 
