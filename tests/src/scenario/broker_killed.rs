@@ -4,8 +4,6 @@
 //! Not on simulated devices: the kernel ends no eventfd.
 
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use dmashare::{FenceStatus, ImportedFence};
@@ -16,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::local::{Local, ends_well, fd, raw};
+use super::masked::Masked;
 use super::pair::{Pair, WAIT_MS, long_deadline_ms};
 use crate::actor::Task;
 use crate::clock::{human, now_ns};
@@ -23,9 +22,10 @@ use crate::scenario::figures::{note, show};
 use crate::{BOUND, Backend, Source, World};
 
 const GUARDS: usize = 64;
+const BROKER: &str = "dmashared.service";
 
 pub(super) fn run(world: &mut World) -> Result<()> {
-    let masked = Masked::begin()?;
+    let masked = Masked::begin(BROKER)?;
     let instance = all_released(world)?;
     masked.end()?;
 
@@ -143,48 +143,4 @@ fn released(world: &World, fence: &ImportedFence) -> Result<u64> {
         }
     }
     info.fences.iter().map(|fence| fence.timestamp_ns).max().context("a sync_file of no fence")
-}
-
-const UNIT: &str = "dmashared.service";
-
-/// While this is there, nothing starts the service. What ends that is a process outside of the
-/// scenario's group, at the other end of a pipe: it does so whatever becomes of the scenario.
-struct Masked(Child);
-
-impl Masked {
-    fn begin() -> Result<Self> {
-        let restorer = Command::new("sh")
-            .args(["-c", "cat; systemctl --quiet unmask --runtime \"$1\"", "sh", UNIT])
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .context("sh")?;
-        let this = Self(restorer);
-        let status = Command::new("systemctl")
-            .args(["--quiet", "mask", "--runtime", UNIT])
-            .status()
-            .context("systemctl")?;
-        ensure!(status.success(), "systemctl mask: {status}");
-        Ok(this)
-    }
-
-    fn end(mut self) -> Result<()> {
-        self.restore()
-    }
-
-    fn restore(&mut self) -> Result<()> {
-        drop(self.0.stdin.take());
-        let status = self.0.wait()?;
-        ensure!(status.success(), "{UNIT} is still masked: {status}");
-        Ok(())
-    }
-}
-
-impl Drop for Masked {
-    fn drop(&mut self) {
-        // After the end it is a second time, which does nothing.
-        if let Err(error) = self.restore() {
-            println!("  {error:#}");
-        }
-    }
 }

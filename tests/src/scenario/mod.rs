@@ -25,6 +25,7 @@ mod kms_in_fence;
 mod kms_out_fence;
 mod local;
 mod many_guards;
+mod masked;
 mod merged;
 mod pair;
 mod race;
@@ -192,6 +193,11 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario { backends: ALL, ..Scenario::new("timeline-maker-dies", timeline::order::maker_dies) },
     Scenario { backends: ALL, ..Scenario::new("timeline-stop", timeline::order::broker_stops) },
+    Scenario {
+        backends: &[Backend::SwSync, Backend::Vgem, Backend::None],
+        bound: SLOW,
+        ..Scenario::new("timeline-broker-killed", timeline::order::broker_killed)
+    },
     Scenario { backends: ALL, ..Scenario::new("timeline-release", timeline::release::run) },
     Scenario {
         backends: ALL,

@@ -4,12 +4,16 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, ensure};
 use dmashare::{Cause, Direction, PointState, Policy};
+use dmashare_uapi::sync_file::Status;
 use dmashare_uapi::syncobj::WaitFor;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, read};
 
 use super::{
     A_WHILE, Line, end, exported, failed, hangs_up, has_hung_up, in_kernel, is_ok, state, status,
 };
 use crate::actor::{Task, TimelineTask};
+use crate::scenario::masked::Masked;
 use crate::{BOUND, Backend, Process, Source, User, World};
 
 /// Sources end out of order: points do not. With guards, a point that is pending is in the kernel
@@ -153,4 +157,39 @@ pub(in crate::scenario) fn broker_stops(world: &mut World) -> Result<()> {
     ensure!(end(&line.imported, 2).is_err(), "there is nobody to answer");
     let _still_there = line.node.as_fd();
     Ok(())
+}
+
+/// The broker is killed, and does not come back by itself: what has a guard ends with it, a promise
+/// never comes in the kernel, and the pipe says that nobody is left.
+pub(in crate::scenario) fn broker_killed(world: &mut World) -> Result<()> {
+    let masked = Masked::begin("dmashared.service")?;
+    let line = Line::new(world, Direction::Acquire)?;
+    let source = Source::endless(false)?;
+    line.made.promise(2)?;
+    line.submit(1, &source)?;
+    let kernel = in_kernel(world, &line.imported)?.context("no syncobj")?;
+    let has_guard = world.backend() != Backend::None;
+    let guard = has_guard.then(|| exported(world, &line.imported, 1)).transpose()?;
+    kill(Pid::from_raw(world.broker()?.0), Signal::SIGKILL)?;
+    hangs_up(&line.imported)?;
+    let mut byte = [0];
+    ensure!(read(line.imported.lost_fd(), &mut byte)? == 0, "the pipe tells of a loss");
+    if let Some(guard) = &guard {
+        let shown = if world.backend() == Backend::Vgem { 1 } else { -libc::ENOENT };
+        let status = status(guard)?;
+        ensure!(status == shown, "the guard at the point shows {status}");
+        ensure!(kernel.wait(1, WaitFor::Signalled, Some(BOUND))?, "the point has not ended");
+    } else {
+        let woke = kernel.wait(1, WaitFor::Signalled, Some(A_WHILE))?;
+        ensure!(!woke, "a point without a guard has ended");
+    }
+    let woke = kernel.wait(2, WaitFor::Signalled, Some(A_WHILE))?;
+    ensure!(!woke, "a promise was signalled by nobody");
+    for point in [1, 2] {
+        let error = line.imported.query(point).err().context("a dead broker answers")?;
+        ensure!(error.is_disconnected(), "point {point} is told as {error:?}");
+    }
+    ensure!(source.status()? == Status::Pending, "the source ended; this shows nothing");
+    masked.end()?;
+    world.restart_broker()
 }
