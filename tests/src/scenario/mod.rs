@@ -30,6 +30,7 @@ mod merged;
 mod pair;
 mod race;
 mod rehearse;
+mod rehearse_polkit;
 mod replug;
 mod share;
 mod synthetic;
@@ -164,6 +165,10 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("rehearse-all", rehearse::all),
     Scenario::new("rehearse-one", rehearse::one),
     Scenario { backends: &[Backend::SwSync], ..Scenario::new("rehearse-who", rehearse::who) },
+    Scenario {
+        backends: &[Backend::SwSync],
+        ..Scenario::new("rehearse-polkit", rehearse_polkit::run)
+    },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-in-fence", kms_in_fence::run) },
     Scenario {

@@ -9,6 +9,7 @@ use dmashare_proto::report::Step;
 use dmashare_uapi::sync_file::Status;
 use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 
+use super::masked::Masked;
 use super::pair::{Pair, WAIT_MS, long_deadline_ms};
 use crate::actor::Task;
 use crate::bus::{NAME, ROOT, Signal};
@@ -17,6 +18,7 @@ use crate::scenario::figures::{note, show};
 use crate::{Actor, BOUND, Buffer, Bus, Card, Source, Unplug, User, World};
 
 const DEVICE: &str = "org.dmashare.Device1";
+const POLKIT: &str = "polkit.service";
 const PIXELS: u64 = 32 * 32 * 4;
 
 /// Asks as this process's user, which in the virtual machine is root.
@@ -30,7 +32,7 @@ fn rehearse(world: &World, device: DeviceId, client: u64, after_ms: u32) -> Resu
 }
 
 /// The id of a client on the bus.
-fn client_of(world: &World, actor: &Actor) -> Result<u64> {
+pub(super) fn client_of(world: &World, actor: &Actor) -> Result<u64> {
     type Objects = HashMap<OwnedObjectPath, HashMap<String, HashMap<String, OwnedValue>>>;
     let pid = actor.process().0.unsigned_abs();
     world.bus().until("the client on the bus", BOUND, |bus| {
@@ -49,7 +51,7 @@ fn client_of(world: &World, actor: &Actor) -> Result<u64> {
     })
 }
 
-fn has_come_back(world: &World, card: &Card, old: DeviceId) -> Result<DeviceId> {
+pub(super) fn has_come_back(world: &World, card: &Card, old: DeviceId) -> Result<DeviceId> {
     world.bus().until("the device comes back as another", BOUND, |_| {
         let device = world.device(card).ok().filter(|device| device.id != old);
         Ok(device.map(|device| device.id))
@@ -213,7 +215,7 @@ pub(super) fn one(world: &mut World) -> Result<()> {
 }
 
 /// busctl of another user.
-fn as_user(user: &str, device: DeviceId, client: u64) -> Result<Output> {
+pub(super) fn as_user(user: &str, device: DeviceId, client: u64) -> Result<Output> {
     let (path, client) = (Bus::device_path(device), client.to_string());
     let ids = [format!("--reuid={user}"), format!("--regid={user}"), "--init-groups".to_owned()];
     Command::new("setpriv")
@@ -223,16 +225,33 @@ fn as_user(user: &str, device: DeviceId, client: u64) -> Result<Output> {
         .context("setpriv and busctl")
 }
 
+/// It must be refused, and say why.
+pub(super) fn refused(
+    user: &str,
+    device: DeviceId,
+    client: u64,
+    what: &str,
+    says: &str,
+) -> Result<()> {
+    let refused = as_user(user, device, client)?;
+    let why = String::from_utf8_lossy(&refused.stderr).trim().to_owned();
+    ensure!(!refused.status.success(), "{user} may rehearse for {what}");
+    ensure!(why.contains(says), "{user}'s refusal for {what} says: {why}");
+    show(format_args!("{user}, {what}: {why}"));
+    Ok(())
+}
+
+/// While polkit cannot even be started: it has no say in the caller's own clients, nor in what root
+/// does.
 pub(super) fn who(world: &mut World) -> Result<()> {
     let pair = Pair::new(world)?;
     let (alice, bob) = (client_of(world, &pair.exporter)?, client_of(world, &pair.importer)?);
     let place = world.bus().now();
+    let masked = Masked::begin(POLKIT)?;
+    let stopped = Command::new("systemctl").args(["stop", POLKIT]).status()?;
+    ensure!(stopped.success(), "systemctl stop {POLKIT}: {stopped}");
     for (client, what) in [(alice, "another user's client"), (0, "all clients")] {
-        let refused = as_user("bob", pair.device, client)?;
-        let why = String::from_utf8_lossy(&refused.stderr).trim().to_owned();
-        ensure!(!refused.status.success(), "bob may rehearse for {what}");
-        ensure!(why.contains("polkit"), "the refusal for {what} says: {why}");
-        show(format_args!("{what}: {why}"));
+        refused("bob", pair.device, client, what, "polkit could not be asked")?;
     }
     let unknown = as_user("bob", pair.device, u64::MAX)?;
     let why = String::from_utf8_lossy(&unknown.stderr).trim().to_owned();
@@ -245,9 +264,20 @@ pub(super) fn who(world: &mut World) -> Result<()> {
     ensure!((loss.cause, loss.imports) == (Cause::Rehearsed, 0), "it was told {loss:?}");
 
     // Nothing of what was refused took place.
-    shares(world, &pair)?;
+    unharmed(world, &pair, place)?;
+
+    // What was refused to bob is root's to do.
+    rehearse(world, pair.device, alice, 0)?;
+    let loss = pair.exporter.call(Task::AwaitLoss { device: pair.device })?.loss()?;
+    ensure!(loss.cause == Cause::Rehearsed, "alice was told {loss:?}");
+    masked.end()
+}
+
+/// For all that the clients and the bus see, nothing was lost since.
+pub(super) fn unharmed(world: &World, pair: &Pair, since: usize) -> Result<()> {
+    shares(world, pair)?;
     let lost = |signal: &Signal| signal.member == "Lost";
-    ensure!(!world.bus().has(place, lost), "the bus was told of a loss");
+    ensure!(!world.bus().has(since, lost), "the bus was told of a loss");
     ensure!(world.device(&pair.card)?.id == pair.device, "the device is another one");
     Ok(())
 }
