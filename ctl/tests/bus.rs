@@ -22,10 +22,10 @@ dmashared 0.1.0
 guard fences by vgem
 3 devices, 2 clients
 
-ID   NAME          DRIVER      STATE    BUFFERS  IMPORTS  FENCES
-d2   0000:01:00.0  virtio_gpu  lost           3        2       7
-d3   0000:00:02.0  i915        present        3        2       7
-d10  vkms          vkms        present        3        2       7
+ID   NAME          DRIVER      STATE    BUFFERS  IMPORTS  FENCES  TIMELINES
+d2   0000:01:00.0  virtio_gpu  lost           3        2       7          0
+d3   0000:00:02.0  i915        present        3        2       7          0
+d10  vkms          vkms        present        3        2       7          0
 
 d3 hung (wedged); its driver names as recovery: rebind, which is yours to do
 d2 is lost (unplugged), 1 implicit fence still pending: dmasharectl report d2

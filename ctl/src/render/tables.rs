@@ -41,7 +41,8 @@ pub fn status(service: &Service, snapshot: &Snapshot, style: Style) -> String {
 }
 
 fn short_devices(devices: &[Device], style: Style) -> String {
-    let mut table = style.table(["ID", "NAME", "DRIVER", "STATE", "BUFFERS", "IMPORTS", "FENCES"]);
+    let mut table =
+        style.table(["ID", "NAME", "DRIVER", "STATE", "BUFFERS", "IMPORTS", "FENCES", "TIMELINES"]);
     for device in devices {
         let counts = device.counts;
         table.add_row([
@@ -52,6 +53,7 @@ fn short_devices(devices: &[Device], style: Style) -> String {
             counts.buffers.to_string(),
             counts.imports.to_string(),
             counts.fences.to_string(),
+            counts.timelines.to_string(),
         ]);
     }
     numbers_right(&mut table, 4);
@@ -98,9 +100,9 @@ pub fn devices(devices: &[Device], style: Style) -> String {
     }
     let roomy = style.width.is_none_or(|width| width >= ROOMY);
     let mut table =
-        style.table(["ID", "NAME", "DRIVER", "NODES", "STATE", "BUF/IMP/FEN", "REMOVABLE"]);
+        style.table(["ID", "NAME", "DRIVER", "NODES", "STATE", "BUF/IMP/FEN/TL", "REMOVABLE"]);
     for device in devices {
-        let DeviceCounts { buffers, imports, fences, .. } = device.counts;
+        let DeviceCounts { buffers, imports, fences, timelines, .. } = device.counts;
         let nodes: Vec<String> = device.nodes.iter().map(|node| short_node(node)).collect();
         table.add_row([
             format!("d{}", device.id),
@@ -108,7 +110,7 @@ pub fn devices(devices: &[Device], style: Style) -> String {
             or_dash(&device.driver),
             if nodes.is_empty() { "–".to_owned() } else { nodes.join("\n") },
             state(device, style),
-            format!("{buffers}/{imports}/{fences}"),
+            format!("{buffers}/{imports}/{fences}/{timelines}"),
             if roomy { removable(device) } else { yes_or_no(device.removable).to_owned() },
         ]);
     }

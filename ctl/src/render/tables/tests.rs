@@ -52,8 +52,8 @@ fn a_cause_in_a_line() {
 fn a_device_in_a_file_and_in_a_narrow_terminal() {
     let wide = devices(&[device()], Style::default());
     let expected = "\
-ID  NAME          DRIVER      NODES       STATE    BUF/IMP/FEN  REMOVABLE
-d3  0000:3c:00.0  virtio_gpu  card1       present  12/3/1       yes: behind Thunderbolt (0-1)
+ID  NAME          DRIVER      NODES       STATE    BUF/IMP/FEN/TL  REMOVABLE
+d3  0000:3c:00.0  virtio_gpu  card1       present  12/3/1/0        yes: behind Thunderbolt (0-1)
                               renderD129
 ";
     assert_eq!(wide, expected);
