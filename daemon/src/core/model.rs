@@ -291,6 +291,15 @@ impl Model {
                     self.broker.promises_ended(timeline, errno, self.now_ns, &mut out);
                     sent.extend(self.carry_out(out));
                 }
+                // An old kernel now and then.
+                Effect::WatchPoint { timeline, point } if point % 3 == 0 => {
+                    let error = WireError::new(ErrorCode::UNSUPPORTED, "an old kernel");
+                    let mut out = Vec::new();
+                    self.broker.watch_failed(timeline, point, &error, &mut out);
+                    sent.extend(self.carry_out(out));
+                    let known = &self.broker.timelines[&timeline];
+                    assert!(!known.waits.contains_key(&point), "nobody is left waiting");
+                }
                 Effect::ProbePoint { timeline, point, client, id } => {
                     let mut out = Vec::new();
                     let now_ns = self.now_ns;

@@ -32,8 +32,14 @@ impl Points {
         self.promised
     }
 
-    pub fn submitted(&self) -> u64 {
-        self.submitted
+    /// The last point that can not be submitted any more.
+    pub fn last(&self) -> u64 {
+        self.submitted.max(self.ended)
+    }
+
+    /// Whether a promise is not kept yet.
+    pub fn is_promising(&self) -> bool {
+        self.promised > self.last()
     }
 
     pub fn ended(&self) -> u64 {
@@ -67,7 +73,7 @@ impl Points {
 
     /// A source was handed over. `false` if the point, or one above it, was submitted before.
     pub fn submit(&mut self, point: u64) -> bool {
-        if point <= self.submitted.max(self.ended) {
+        if point <= self.last() {
             return false;
         }
         self.submitted = point;
@@ -88,7 +94,7 @@ impl Points {
 
     /// What was promised and not submitted will not come; gives the last such point.
     pub fn end_promises(&mut self, state: FenceState) -> Option<u64> {
-        let (from, point) = (self.submitted.max(self.ended), self.promised);
+        let (from, point) = (self.last(), self.promised);
         if !self.submit(point) {
             return None;
         }

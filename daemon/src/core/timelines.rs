@@ -218,18 +218,15 @@ impl<H: Handles> Broker<H> {
         out: &mut Effects<H>,
     ) -> Result<Reply, WireError> {
         let id = self.timeline_to_change(client, at, false)?;
-        let Some(timeline) = self.timelines.get_mut(&id) else {
-            return Err(self.lost_error(DeviceId(0)));
-        };
-        if !timeline.points.promise(at.point) {
+        let promised = self.timelines[&id].points.promised();
+        if at.point <= promised {
             return Err(bad_point(
                 at,
-                format!(
-                    "point {} is promised already: the last promise is {}",
-                    at.point,
-                    timeline.points.promised()
-                ),
+                format!("point {} is promised already: the last promise is {promised}", at.point),
             ));
+        }
+        if let Some(timeline) = self.timelines.get_mut(&id) {
+            timeline.points.promise(at.point);
         }
         out.push(Effect::Promise { timeline: id, point: at.point });
         Ok(Reply::Done(()))
@@ -264,8 +261,7 @@ impl<H: Handles> Broker<H> {
     }
 
     fn check_turn(&self, id: ObjectId, at: PointAt) -> Result<(), WireError> {
-        let points = &self.timelines[&id].points;
-        let last = points.submitted().max(points.ended());
+        let last = self.timelines[&id].points.last();
         if at.point <= last {
             return Err(bad_point(
                 at,
@@ -395,7 +391,7 @@ impl<H: Handles> Broker<H> {
     ) {
         if let Some(timeline) = self.timelines.get_mut(&object) {
             let state = FenceState::Failed { cause: Cause::Exporter(errno), at_ns };
-            let after = timeline.points.submitted().max(timeline.points.ended());
+            let after = timeline.points.last();
             let last = timeline.points.end_promises(state);
             self.moved.insert(object);
             if let Some(last) = last {
@@ -428,7 +424,7 @@ impl<H: Handles> Broker<H> {
         timeline.reference = None;
         self.moved.insert(object);
         let state = FenceState::Failed { cause, at_ns };
-        let after = timeline.points.submitted().max(timeline.points.ended());
+        let after = timeline.points.last();
         let Some(last) = timeline.points.end_promises(state) else { return false };
         self.note_points(object, (after, last), None, state);
         true
@@ -440,7 +436,7 @@ impl<H: Handles> Broker<H> {
         if timeline.at.device != device || timeline.lost.is_some() {
             return 0;
         }
-        let promises = usize::from(timeline.points.promised() > timeline.points.submitted());
+        let promises = usize::from(timeline.points.is_promising());
         u32::try_from(timeline.points.pending() + promises).unwrap_or(u32::MAX)
     }
 

@@ -78,6 +78,28 @@ impl<H: Handles> Broker<H> {
         self.after(out);
     }
 
+    /// The kernel cannot tell when a point of a `Release` timeline is signalled: who waits for it is
+    /// told so, and not left to wait for what an importer signals by itself.
+    pub fn watch_failed(
+        &mut self,
+        object: ObjectId,
+        point: u64,
+        error: &WireError,
+        out: &mut Effects<H>,
+    ) {
+        if let Some(timeline) = self.timelines.get_mut(&object) {
+            timeline.watched.remove(&point);
+            for wait in timeline.waits.remove(&point).unwrap_or_default() {
+                if let Some(client) = self.clients.get_mut(&wait.client) {
+                    client.waits -= 1;
+                    let error = error.clone().about(wait.handle.0);
+                    out.push(Effect::error(wait.client, wait.id, error));
+                }
+            }
+        }
+        self.after(out);
+    }
+
     fn line_signalled(&mut self, now_ns: u64, object: ObjectId, point: u64) {
         let Some(timeline) = self.timelines.get_mut(&object) else { return };
         // The kernel's number says nothing of errors: what the broker itself ends is told by it.

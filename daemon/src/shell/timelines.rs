@@ -195,12 +195,22 @@ impl Shell {
         }
     }
 
-    pub(super) fn watch_point(&self, timeline: ObjectId, point: u64) {
+    pub(super) fn watch_point(&mut self, timeline: ObjectId, point: u64) {
         let Some(held) = self.timelines.lines.get(&timeline) else { return };
         match held.line.eventfd(point) {
             Ok(Some(eventfd)) => self.reactor.send(Command::WatchPoint(timeline, eventfd)),
             Ok(None) => {}
-            Err(error) => tracing::warn!(%timeline, point, %error, "a point cannot be watched"),
+            Err(error) => {
+                let error = WireError::new(
+                    ErrorCode::UNSUPPORTED,
+                    format!(
+                        "the kernel does not tell of this point ({error}; Linux 6.6 does); ask for \
+                         its state, or wait on the syncobj"
+                    ),
+                )
+                .errno(&error);
+                self.event(|broker, out| broker.watch_failed(timeline, point, &error, out));
+            }
         }
     }
 

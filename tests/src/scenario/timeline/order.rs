@@ -1,7 +1,5 @@
 //! In what order, and by whom, points end.
 
-use std::os::fd::AsFd;
-
 use anyhow::{Context, Result, ensure};
 use dmashare::{Cause, Direction, PointState, Policy};
 use dmashare_uapi::sync_file::Status;
@@ -155,7 +153,6 @@ pub(in crate::scenario) fn broker_stops(world: &mut World) -> Result<()> {
         ensure!(woke, "a promise outlived the broker");
     }
     ensure!(end(&line.imported, 2).is_err(), "there is nobody to answer");
-    let _still_there = line.node.as_fd();
     Ok(())
 }
 
