@@ -48,6 +48,14 @@ impl Default for FenceOptions {
 pub struct Connection(pub(crate) Arc<Inner>);
 
 impl Connection {
+    pub(crate) fn of(inner: &Arc<Inner>) -> Self {
+        Self(Arc::clone(inner))
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
     /// Connects to the socket that `DMASHARE_SOCKET` names, else to `/run/dmashare/broker.sock`.
     ///
     /// # Errors
@@ -175,7 +183,7 @@ impl Connection {
         let request = Request::Import(message::Import { token: token.0, by });
         match self.0.call(&request, node.as_slice())? {
             Answer::Import(import) => {
-                import.device.check().map_err(|lost| import.lost(lost))?;
+                import.check_device()?;
                 Ok(ImportedBuffer(import))
             }
             other => Err(self.0.nonsense(&request, other)),

@@ -11,6 +11,7 @@ use crate::device::DeviceInfo;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::registry::Swept;
+use crate::removal::Removal;
 
 /// Something that the broker told.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub enum Event {
     DeviceGone(DeviceId),
     /// A driver has declared its device wedged; the device is still there.
     DeviceWedged(Wedged),
+    /// Somebody asks that a device be let go of; it is still there.
+    RemovalRequested(Removal),
 }
 
 /// A device that its driver has declared wedged (the kernel's `WEDGED=` uevent,
@@ -66,6 +69,7 @@ pub(crate) enum Notice {
     Lost(Swept),
     Gone(DeviceId),
     Wedged(Wedged),
+    RemovalRequested(message::RemovalRequested),
 }
 
 impl Notice {
@@ -74,6 +78,9 @@ impl Notice {
             Self::Added(info) => Event::DeviceAdded(info),
             Self::Gone(device) => Event::DeviceGone(device),
             Self::Wedged(wedged) => Event::DeviceWedged(wedged),
+            Self::RemovalRequested(removal) => {
+                Event::RemovalRequested(Removal::answer(inner, removal))
+            }
             Self::Lost(swept) => Event::DeviceLost(Lost {
                 unacknowledged: swept.lost.imports > 0,
                 inner: Arc::clone(inner),

@@ -4,7 +4,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dmashare_proto::message::{FenceImported, FenceState, Imported, TimelineInfo, Welcome};
+use dmashare_proto::message::{
+    Allocated, FenceImported, FenceState, Imported, TimelineInfo, Welcome,
+};
 use dmashare_proto::{Event, ObjectId, Reply, Request, message};
 use dmashare_uapi::memfd::ReadOnlyPage;
 
@@ -69,7 +71,7 @@ impl Inner {
     pub(crate) fn nonsense(self: &Arc<Self>, request: &Request, answer: Answer) -> Error {
         let name = match &answer {
             Answer::Plain(reply) => reply.name(),
-            Answer::Import(_) => "Imported",
+            Answer::Import(_) => "Imported or Allocated",
             Answer::Fence(..) => "FenceImported",
             Answer::Timeline(..) => "Timeline",
         };
@@ -92,7 +94,7 @@ impl Inner {
                 fds.len()
             )));
         }
-        let device = Device::new(&self.page, imported.at)?;
+        let device = imported.at.map(|at| Device::new(&self.page, at)).transpose()?;
         let import = Arc::new(ImportCore::new(self, device, imported, fds));
         if self.imports.add(&import) {
             // The broker sends none after the loss; if it did, nothing of it would stay.
@@ -109,6 +111,10 @@ impl Handler for Arc<Inner> {
     fn reply(&self, reply: Reply, mut fds: Vec<OwnedFd>) -> Result<Answer, Error> {
         match reply {
             Reply::Imported(imported) => self.imported(imported, fds),
+            Reply::Allocated(Allocated { buffer, layout, sizes, cpu_sync }) => {
+                let (import, at) = (buffer, None);
+                self.imported(Imported { import, buffer, at, layout, sizes, cpu_sync }, fds)
+            }
             Reply::FenceImported(fence) => {
                 let wanted = usize::from(fence.state == FenceState::Pending);
                 if fds.len() != wanted {
@@ -146,6 +152,7 @@ impl Handler for Arc<Inner> {
                 Some(Notice::Gone(device))
             }
             Event::DeviceWedged(wedged) => Some(Notice::Wedged(wedged.into())),
+            Event::RemovalRequested(removal) => Some(Notice::RemovalRequested(removal)),
             _ => None,
         })
     }
@@ -159,6 +166,7 @@ impl Handler for Arc<Inner> {
             Answer::Timeline(message::TimelineInfo { timeline, .. }, _) => timeline,
             Answer::Plain(Reply::Exported(exported)) => exported.buffer,
             Answer::Plain(Reply::FenceShared(shared)) => shared.fence,
+            Answer::Plain(Reply::Inhibited(inhibitor)) => inhibitor,
             Answer::Plain(_) => return,
         };
         self.channel.post(&Request::Release(id));

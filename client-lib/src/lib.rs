@@ -71,8 +71,12 @@ mod import;
 mod import_core;
 mod inner;
 mod mapped;
+mod neutral;
 mod object;
+mod planes;
 mod registry;
+mod removal;
+mod standing;
 mod timeline;
 mod token;
 
@@ -86,13 +90,17 @@ pub use fence::{ImportedFence, SharedFence};
 pub use fence_status::{FenceError, FenceStatus};
 pub use import::{ImportedBuffer, Importer};
 pub use mapped::{Bracket, MappedBuffer};
+pub use neutral::NeutralBuffer;
 pub use object::{Buffer, Fence, Shared};
+pub use removal::Removal;
+pub use standing::Inhibitor;
 pub use timeline::Timeline;
 pub use token::{Grant, Token};
 
 pub use dmashare_proto::limits::MAX_POINT;
 pub use dmashare_proto::message::{
-    Cause, Direction, Grantee, GuardKind, Layout, Plane, PointState, Policy,
+    Cause, Direction, Grantee, GuardKind, InhibitMode, Layout, LossPolicy, Plane, PointState,
+    Policy,
 };
 pub use dmashare_proto::state_page::DeviceState;
 pub use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};

@@ -47,10 +47,10 @@ impl MappedBuffer {
         Ok(bracket)
     }
 
-    /// The device that the buffer was made by.
+    /// The device that the buffer was made by; `None` for a neutral one.
     #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.import.device
+    pub fn device(&self) -> Option<&Device> {
+        self.import.device.as_ref()
     }
 
     /// Whether it shows zeros for good.
@@ -141,9 +141,10 @@ impl Bracket<'_> {
         self.finish()?;
         let unplugged = drm_node::is_unplugged(node)
             .map_err(|source| Error::Io { what: "cannot ask the exporter's DRM node", source })?;
-        if unplugged {
+        // What belongs to no device is lost with none.
+        if unplugged && let Some(device) = self.mapped.device() {
             // The broker has not said so yet; the mappings are its event's to replace.
-            let device = self.mapped.device().id();
+            let device = device.id();
             return Err(Error::DeviceLost(DeviceLost { device, cause: None }));
         }
         Ok(())

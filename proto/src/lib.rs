@@ -9,6 +9,7 @@ pub mod error;
 pub mod fd_passing;
 pub mod ids;
 pub mod limits;
+pub mod linear;
 pub mod message;
 pub mod neutral;
 pub mod report;

@@ -197,7 +197,7 @@ pub fn imported(import: u64, sizes: &[u64], cpu_sync: bool) -> Reply {
     Reply::Imported(Imported {
         import: ObjectId(import),
         buffer: ObjectId(17),
-        at: AT,
+        at: Some(AT),
         layout: layout(sizes.len()),
         sizes: sizes.to_vec(),
         cpu_sync,
