@@ -27,6 +27,26 @@ pub enum Event {
     DeviceWedged(Wedged),
     /// Somebody asks that a device be let go of; it is still there.
     RemovalRequested(Removal),
+    /// The connection has ended, and is being made anew ([`crate::Builder::reconnect`]).
+    Disconnected(Error),
+    /// It was made anew, and nothing of the former one is left.
+    Reconnected(Reconnected),
+}
+
+/// Another connection in the place of one that has ended, on the same [`crate::Connection`] and fd.
+///
+/// The broker has let go of all that the former one had, and so has the library: imports of a device's
+/// buffers were taken back (their mappings show zeros, their fds are closed), every [`crate::Device`] of
+/// before reads as lost, and calls on handles of before say [`Error::Disconnected`]. Fences have ended,
+/// as the kernel ends what a process leaves. Neutral buffers stay, for whoever has them: their memory needs
+/// no broker. List the devices, and export and import again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reconnected {
+    /// It is the same life of the broker's state: it had only closed this connection.
+    pub same_instance: bool,
+    /// The imports that were taken back.
+    pub imports: Vec<ObjectId>,
 }
 
 /// A device that its driver has declared wedged (the kernel's `WEDGED=` uevent,

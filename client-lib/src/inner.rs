@@ -7,6 +7,8 @@ use std::time::Duration;
 use dmashare_proto::message::{
     Allocated, FenceImported, FenceState, Imported, TimelineInfo, Welcome,
 };
+use dmashare_proto::state_page::{SLOTS, word_offset};
+use dmashare_proto::transport::Buffer;
 use dmashare_proto::{Event, ObjectId, Reply, Request, message};
 use dmashare_uapi::memfd::ReadOnlyPage;
 
@@ -39,6 +41,38 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// A connection that has shaken hands.
+    pub(crate) fn new(
+        socket: OwnedFd,
+        buffer: Box<Buffer>,
+        welcome: Welcome,
+        page: ReadOnlyPage,
+        patience: Option<Duration>,
+    ) -> Result<Arc<Self>, Error> {
+        let (channel, imports) = (Channel::new(socket, buffer)?, Registry::default());
+        Ok(Arc::new(Self { channel, page: Arc::new(page), imports, welcome, patience }))
+    }
+
+    /// Another connection takes this one's place: no device of it is to be taken for present any more,
+    /// and what was imported by it goes. Gives the imports.
+    pub(crate) fn retire(&self) -> Vec<ObjectId> {
+        let words = (0..SLOTS).filter_map(word_offset);
+        if let Err(error) = self.page.detach(words) {
+            // ENOMEM: the page stays as the broker left it. Imports refuse to be used all the same.
+            debug_assert!(false, "the state page stays: {error}");
+        }
+        self.imports.sweep_all()
+    }
+
+    /// Reads what is there, and gives the events; waits for one until the deadline.
+    pub(crate) fn dispatch(
+        self: &Arc<Self>,
+        deadline: Deadline,
+    ) -> Result<Vec<crate::Event>, Error> {
+        let notices = self.channel.dispatch(self, deadline)?;
+        Ok(notices.into_iter().map(|notice| notice.into_event(self)).collect())
+    }
+
     pub(crate) fn call(
         self: &Arc<Self>,
         request: &Request,

@@ -54,6 +54,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod again;
 mod builder;
 mod channel;
 mod connection;
@@ -84,7 +85,7 @@ pub use builder::Builder;
 pub use connection::{Connection, FenceOptions};
 pub use device::{Device, DeviceInfo};
 pub use error::{DeviceLost, Error};
-pub use event::{Event, Lost, Wedged};
+pub use event::{Event, Lost, Reconnected, Wedged};
 pub use export::ExportedBuffer;
 pub use fence::{ImportedFence, SharedFence};
 pub use fence_status::{FenceError, FenceStatus};

@@ -50,9 +50,10 @@ impl Connection {
     /// heap (`UNSUPPORTED`).
     pub fn allocate(&self, width: u32, height: u32, fourcc: u32) -> Result<NeutralBuffer, Error> {
         let request = Request::Allocate(Allocate { width, height, fourcc });
-        match self.inner().call(&request, &[])? {
+        let (inner, answer) = self.ask(&request, &[])?;
+        match answer {
             Answer::Import(core) if core.device.is_none() => Ok(NeutralBuffer(core)),
-            other => Err(self.inner().nonsense(&request, other)),
+            other => Err(inner.nonsense(&request, other)),
         }
     }
 

@@ -91,6 +91,20 @@ impl Registry {
         Swept { lost, imports, failed }
     }
 
+    /// Another connection takes the place of this one: takes back every import of a device. A mapping
+    /// that cannot be replaced stays; `begin` fails on it all the same.
+    pub(crate) fn sweep_all(&self) -> Vec<ObjectId> {
+        let mut imports: Vec<_> =
+            self.lock().imports.values().flat_map(HashMap::values).cloned().collect();
+        let mut swept = Vec::new();
+        for import in imports.drain(..).filter_map(|import| import.upgrade()) {
+            drop(import.revoke());
+            swept.push(import.id);
+        }
+        swept.sort_unstable();
+        swept
+    }
+
     /// The connection is closed and no event will come: takes back what the state page says is
     /// lost. A mapping that cannot be replaced stays; `begin` fails on it all the same.
     pub(crate) fn sweep_known(&self) {

@@ -18,7 +18,7 @@ impl Connection {
     /// # Errors
     /// The request failed.
     pub fn declare(&self, on_loss: LossPolicy, survives: bool) -> Result<(), Error> {
-        self.inner().tell(&Request::Declare(Declare { on_loss, survives }))
+        self.tell(&Request::Declare(Declare { on_loss, survives }))
     }
 
     /// Holds up ejects of a device, or of each for `None`, while the result lives: with
@@ -36,11 +36,12 @@ impl Connection {
         why: &str,
     ) -> Result<Inhibitor, Error> {
         let request = Request::Inhibit(Inhibit { device, mode, why: why.to_owned() });
-        match self.inner().call(&request, &[])? {
+        let (inner, answer) = self.ask(&request, &[])?;
+        match answer {
             Answer::Plain(Reply::Inhibited(id)) => {
-                Ok(Inhibitor { inner: Arc::clone(self.inner()), id, released: false })
+                Ok(Inhibitor { inner: Arc::clone(&inner), id, released: false })
             }
-            other => Err(self.inner().nonsense(&request, other)),
+            other => Err(inner.nonsense(&request, other)),
         }
     }
 }
