@@ -42,6 +42,7 @@ mod units;
 mod unplug_reader;
 mod unplug_waiter;
 mod vanished;
+mod wayland;
 mod wedged;
 
 /// A scenario.
@@ -210,6 +211,21 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: ONCE, ..Scenario::new("neutral/preserve", neutral::preserve::run) },
     Scenario { backends: ONCE, ..Scenario::new("standing", standing::run) },
     Scenario { backends: ONCE, bound: SLOW, ..Scenario::new("reconnect", reconnect::run) },
+    Scenario {
+        backends: &[Backend::SwSync],
+        bound: SLOW,
+        ..Scenario::new("wayland/weston", wayland::weston)
+    },
+    Scenario {
+        backends: &[Backend::SwSync],
+        bound: SLOW,
+        ..Scenario::new("wayland/sway", wayland::sway)
+    },
+    Scenario {
+        backends: REAL,
+        bound: SLOW,
+        ..Scenario::new("wayland/explicit", wayland::explicit)
+    },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {
