@@ -157,7 +157,10 @@ impl ImportCore {
     }
 
     fn close(&mut self) {
-        self.inner.imports.remove(self.device.id(), self.id);
+        // In a forked child somebody may hold that lock for ever, and nobody sweeps.
+        if !self.inner.channel.is_forked() {
+            self.inner.imports.remove(self.device.id(), self.id);
+        }
         // Before the broker is told: what it sees in /proc agrees with what it is told.
         self.held.get_mut().unwrap_or_else(PoisonError::into_inner).fds = None;
     }
