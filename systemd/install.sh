@@ -33,7 +33,7 @@ put() { # MODE SOURCE TARGET
 for binary in dmashared dmasharectl; do
     put 0755 "$bin/$binary" "/usr/bin/$binary"
 done
-put 0755 "$here/debugfs-access" /usr/libexec/dmashare/debugfs-access
+put 0755 "$here/kernel-access" /usr/libexec/dmashare/kernel-access
 put 0644 "$here/dmashared.service" /usr/lib/systemd/system/dmashared.service
 put 0644 "$here/dmashared.socket" /usr/lib/systemd/system/dmashared.socket
 put 0644 "$here/dmashare.sysusers" /usr/lib/sysusers.d/dmashare.conf

@@ -8,13 +8,13 @@ use std::time::Duration;
 use dmashare_proto::limits::MAX_NAME;
 use dmashare_proto::transport::{self, Buffer};
 
-use crate::channel::{Channel, prepare};
+use crate::again::{Again, Home};
+use crate::channel::prepare;
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::handshake::handshake;
 use crate::inner::Inner;
-use crate::registry::Registry;
 
 /// Where the broker listens.
 const SOCKET: &str = "/run/dmashare/broker.sock";
@@ -27,11 +27,12 @@ const SOCKET_VARIABLE: &str = "DMASHARE_SOCKET";
 pub struct Builder {
     name: Option<String>,
     patience: Option<Duration>,
+    reconnect: bool,
 }
 
 impl Builder {
     pub(crate) fn new() -> Self {
-        Self { name: None, patience: Some(Duration::from_secs(30)) }
+        Self { name: None, patience: Some(Duration::from_secs(30)), reconnect: false }
     }
 
     /// What the process is called in tables and logs, at most 64 bytes. Its executable's name if
@@ -45,6 +46,19 @@ impl Builder {
     /// `None`, 30 s if this is not called. A broker that works answers at once.
     pub fn patience(mut self, patience: Option<Duration>) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Whether the library makes the connection anew by itself when it ends: the broker was restarted, or
+    /// has closed it. Not if this is not called.
+    ///
+    /// [`Connection::dispatch`] then never says [`Error::Disconnected`]: it gives
+    /// [`crate::Event::Disconnected`], tries again (at once, then after a while that grows to two
+    /// seconds), and gives [`crate::Event::Reconnected`]. Calls that ask the broker meanwhile wait for
+    /// it, for as long as [`Self::patience`] says. What was had by the former connection has ended with
+    /// it: see [`crate::Reconnected`].
+    pub fn reconnect(mut self, reconnect: bool) -> Self {
+        self.reconnect = reconnect;
         self
     }
 
@@ -62,31 +76,41 @@ impl Builder {
     /// # Errors
     /// As there.
     pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Connection, Error> {
-        let socket = transport::connect_to(path.as_ref()).map_err(|source| Error::Io {
+        let path = path.as_ref();
+        let socket = transport::connect_to(path).map_err(|source| Error::Io {
             what: "cannot connect to the broker's socket",
             source,
         })?;
-        self.from_fd(socket)
+        let name = self.name.unwrap_or_else(own_name);
+        let inner = greet(socket, &name, self.patience)?;
+        if !self.reconnect {
+            return Ok(Connection::of(&inner));
+        }
+        let home = Home { path: path.to_owned(), name, patience: self.patience };
+        Again::new(home, inner).map(Connection::again)
     }
 
     /// See [`Connection::from_fd`].
     ///
     /// # Errors
-    /// As there.
+    /// As there; [`Error::InvalidArgument`] with [`Self::reconnect`]: nobody knows where the fd is from.
     pub fn from_fd(self, socket: OwnedFd) -> Result<Connection, Error> {
-        prepare(&socket)?;
+        if self.reconnect {
+            return Err(Error::InvalidArgument(
+                "a connection over a given fd cannot be made anew; connect by a path to reconnect"
+                    .to_owned(),
+            ));
+        }
         let name = self.name.unwrap_or_else(own_name);
-        let mut buffer = Box::<Buffer>::default();
-        let deadline = Deadline::after(self.patience);
-        let (welcome, page) = handshake(&socket, &mut buffer, &name, deadline)?;
-        Ok(Connection(Arc::new(Inner {
-            channel: Channel::new(socket, buffer)?,
-            page: Arc::new(page),
-            imports: Registry::default(),
-            welcome,
-            patience: self.patience,
-        })))
+        greet(socket, &name, self.patience).map(|inner| Connection::of(&inner))
     }
+}
+
+fn greet(socket: OwnedFd, name: &str, patience: Option<Duration>) -> Result<Arc<Inner>, Error> {
+    prepare(&socket)?;
+    let mut buffer = Box::<Buffer>::default();
+    let (welcome, page) = handshake(&socket, &mut buffer, name, Deadline::after(patience))?;
+    Inner::new(socket, buffer, welcome, page, patience)
 }
 
 /// The executable's name, made fit for a table.

@@ -10,6 +10,7 @@ use dmashare_proto::message::{self, AttachFence, Export, GuardKind, Layout, Poli
 use dmashare_proto::{Reply, Request};
 use dmashare_uapi::dma_buf::Access;
 
+use crate::again::Again;
 use crate::builder::Builder;
 use crate::deadline::Deadline;
 use crate::device::DeviceInfo;
@@ -45,9 +46,61 @@ impl Default for FenceOptions {
 /// Calls that ask the broker wait for its answer, for as long as [`Builder::patience`] says. Nothing
 /// runs in the background: events are read by [`Self::dispatch`], and by any call that waits.
 #[derive(Clone)]
-pub struct Connection(pub(crate) Arc<Inner>);
+pub struct Connection(Link);
+
+/// What it is to its clones.
+#[derive(Clone)]
+enum Link {
+    Once(Arc<Inner>),
+    Again(Arc<Again>),
+}
 
 impl Connection {
+    pub(crate) fn of(inner: &Arc<Inner>) -> Self {
+        Self(Link::Once(Arc::clone(inner)))
+    }
+
+    pub(crate) fn again(again: Again) -> Self {
+        Self(Link::Again(Arc::new(again)))
+    }
+
+    /// The connection as it is now.
+    fn current(&self) -> Arc<Inner> {
+        match &self.0 {
+            Link::Once(inner) => Arc::clone(inner),
+            Link::Again(again) => again.current(),
+        }
+    }
+
+    /// A request that is not about an object of one connection: where that ends before the answer, it is
+    /// asked on the next one, once. What the first time may have made has ended with its connection. Gives
+    /// the connection that has answered too.
+    pub(crate) fn ask(
+        &self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Arc<Inner>, Answer), Error> {
+        let (inner, again) = match &self.0 {
+            Link::Once(inner) => (Arc::clone(inner), None),
+            Link::Again(again) => (again.live(), Some(again)),
+        };
+        match (inner.call(request, fds), again) {
+            (Err(error), Some(again)) if error.is_disconnected() => {
+                let inner = again.live();
+                inner.call(request, fds).map(|answer| (inner, answer))
+            }
+            (result, _) => result.map(|answer| (inner, answer)),
+        }
+    }
+
+    /// The same, for what is answered by `Done`.
+    pub(crate) fn tell(&self, request: &Request) -> Result<(), Error> {
+        match self.ask(request, &[])? {
+            (_, Answer::Plain(Reply::Done(()))) => Ok(()),
+            (inner, other) => Err(inner.nonsense(request, other)),
+        }
+    }
+
     /// Connects to the socket that `DMASHARE_SOCKET` names, else to `/run/dmashare/broker.sock`.
     ///
     /// # Errors
@@ -80,13 +133,13 @@ impl Connection {
     /// Random for each life of the broker's state: ids mean something only beside it.
     #[must_use]
     pub fn instance(&self) -> [u8; 16] {
-        self.0.welcome.instance
+        self.current().welcome.instance
     }
 
     /// Which guards the broker makes.
     #[must_use]
     pub fn guard_backend(&self) -> GuardKind {
-        self.0.welcome.backend
+        self.current().welcome.backend
     }
 
     /// Reads what is there, and gives the events; waits for one until the time is up (for ever for
@@ -98,14 +151,18 @@ impl Connection {
     /// # Errors
     /// [`Error::Disconnected`], or [`Error::Protocol`], after the last event.
     pub fn dispatch(&self, timeout: Option<Duration>) -> Result<Vec<Event>, Error> {
-        let notices = self.0.channel.dispatch(&self.0, Deadline::after(timeout))?;
-        Ok(notices.into_iter().map(|notice| notice.into_event(&self.0)).collect())
+        let deadline = Deadline::after(timeout);
+        match &self.0 {
+            Link::Once(inner) => inner.dispatch(deadline),
+            Link::Again(again) => again.dispatch(deadline),
+        }
     }
 
-    /// Whether it is of no more use.
+    /// Whether it is of no more use; with [`Builder::reconnect`], until it is made anew.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.0.channel.is_broken()
+        let inner = self.current();
+        inner.channel.is_forked() || inner.channel.is_broken()
     }
 
     /// The GPUs that are there.
@@ -113,11 +170,12 @@ impl Connection {
     /// # Errors
     /// The request failed.
     pub fn devices(&self) -> Result<Vec<DeviceInfo>, Error> {
-        match self.0.call(&Request::ListDevices(()), &[])? {
+        let (inner, answer) = self.ask(&Request::ListDevices(()), &[])?;
+        match answer {
             Answer::Plain(Reply::Devices(list)) => {
-                list.into_iter().map(|info| DeviceInfo::new(&self.0.page, info)).collect()
+                list.into_iter().map(|info| DeviceInfo::new(&inner.page, info)).collect()
             }
-            other => Err(self.0.nonsense(&Request::ListDevices(()), other)),
+            other => Err(inner.nonsense(&Request::ListDevices(()), other)),
         }
     }
 
@@ -137,11 +195,12 @@ impl Connection {
     ) -> Result<ExportedBuffer, Error> {
         let request = Request::Export(Export { layout: layout.clone() });
         let fds: Vec<_> = std::iter::once(node).chain(planes.iter().copied()).collect();
-        match self.0.call(&request, &fds)? {
+        let (inner, answer) = self.ask(&request, &fds)?;
+        match answer {
             Answer::Plain(Reply::Exported(exported)) => {
-                Handle::new(&self.0, exported.buffer, exported.at).map(ExportedBuffer)
+                Handle::new(&inner, exported.buffer, exported.at).map(ExportedBuffer)
             }
-            other => Err(self.0.nonsense(&request, other)),
+            other => Err(inner.nonsense(&request, other)),
         }
     }
 
@@ -156,9 +215,10 @@ impl Connection {
             uses: grant.uses,
             ttl_ms: millis(grant.ttl),
         });
-        match self.0.call(&request, &[])? {
+        let (inner, answer) = self.ask(&request, &[])?;
+        match answer {
             Answer::Plain(Reply::Granted(token)) => Ok(Token(token)),
-            other => Err(self.0.nonsense(&request, other)),
+            other => Err(inner.nonsense(&request, other)),
         }
     }
 
@@ -173,12 +233,13 @@ impl Connection {
             Importer::Device(node) => (message::Importer::Device, Some(node)),
         };
         let request = Request::Import(message::Import { token: token.0, by });
-        match self.0.call(&request, node.as_slice())? {
+        let (inner, answer) = self.ask(&request, node.as_slice())?;
+        match answer {
             Answer::Import(import) => {
-                import.device.check().map_err(|lost| import.lost(lost))?;
+                import.check_device()?;
                 Ok(ImportedBuffer(import))
             }
-            other => Err(self.0.nonsense(&request, other)),
+            other => Err(inner.nonsense(&request, other)),
         }
     }
 
@@ -197,12 +258,13 @@ impl Connection {
             policy: options.policy,
             deadline_ms: deadline_millis(options.deadline)?,
         });
-        match self.0.call(&request, &[node, sync_file])? {
+        let (inner, answer) = self.ask(&request, &[node, sync_file])?;
+        match answer {
             Answer::Plain(Reply::FenceShared(shared)) => {
-                let handle = Handle::new(&self.0, shared.fence, shared.at)?;
+                let handle = Handle::new(&inner, shared.fence, shared.at)?;
                 Ok(SharedFence { handle, guard: shared.guard })
             }
-            other => Err(self.0.nonsense(&request, other)),
+            other => Err(inner.nonsense(&request, other)),
         }
     }
 
@@ -222,7 +284,7 @@ impl Connection {
         buffer: &impl object::Buffer,
         access: Access,
     ) -> Result<(), Error> {
-        self.0.tell(&Request::AttachFence(AttachFence {
+        self.tell(&Request::AttachFence(AttachFence {
             fence: fence.object(),
             buffer: buffer.object(),
             access: match access {
@@ -238,21 +300,25 @@ impl Connection {
     /// The broker refused: the token is no good.
     pub fn import_fence(&self, token: Token) -> Result<ImportedFence, Error> {
         let request = Request::ImportFence(token.0);
-        match self.0.call(&request, &[])? {
+        let (inner, answer) = self.ask(&request, &[])?;
+        match answer {
             Answer::Fence(fence, fd) => {
-                let handle = Handle::new(&self.0, fence.fence, fence.at)?;
+                let handle = Handle::new(&inner, fence.fence, fence.at)?;
                 Ok(ImportedFence { handle, guard: fence.guard, state: fence.state, fd })
             }
-            other => Err(self.0.nonsense(&request, other)),
+            other => Err(inner.nonsense(&request, other)),
         }
     }
 }
 
 /// One fd for any event loop: readable while there is something for [`Connection::dispatch`], and
-/// for good once the connection is closed. Only to be waited on.
+/// for good once the connection is closed and not made anew. It stays the same. Only to be waited on.
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.channel.as_fd()
+        match &self.0 {
+            Link::Once(inner) => inner.channel.as_fd(),
+            Link::Again(again) => again.as_fd(),
+        }
     }
 }
 

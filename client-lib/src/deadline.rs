@@ -17,6 +17,16 @@ impl Deadline {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
+    /// That has passed.
+    pub(crate) fn now() -> Self {
+        Self::after(Some(Duration::ZERO))
+    }
+
+    /// This, or another moment that comes first.
+    pub(crate) fn or_at(self, at: Instant) -> Self {
+        Self(Some(self.0.map_or(at, |own| own.min(at))))
+    }
+
     /// What is left: `None` for ever, zero when it has passed.
     pub(crate) fn left(self) -> Option<Duration> {
         self.0.map(|at| at.saturating_duration_since(Instant::now()))

@@ -105,7 +105,7 @@ impl Error {
     /// Whether the connection is of no more use.
     #[must_use]
     pub fn is_disconnected(&self) -> bool {
-        matches!(self, Self::Disconnected(_) | Self::Protocol(_) | Self::Forked)
+        matches!(self, Self::Disconnected(_) | Self::Protocol(_))
     }
 
     /// The broker's code, if it refused.

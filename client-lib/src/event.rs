@@ -11,6 +11,7 @@ use crate::device::DeviceInfo;
 use crate::error::Error;
 use crate::inner::Inner;
 use crate::registry::Swept;
+use crate::removal::Removal;
 
 /// Something that the broker told.
 #[derive(Debug)]
@@ -24,6 +25,28 @@ pub enum Event {
     DeviceGone(DeviceId),
     /// A driver has declared its device wedged; the device is still there.
     DeviceWedged(Wedged),
+    /// Somebody asks that a device be let go of; it is still there.
+    RemovalRequested(Removal),
+    /// The connection has ended, and is being made anew ([`crate::Builder::reconnect`]).
+    Disconnected(Error),
+    /// It was made anew, and nothing of the former one is left.
+    Reconnected(Reconnected),
+}
+
+/// Another connection in the place of one that has ended, on the same [`crate::Connection`] and fd.
+///
+/// The broker has let go of all that the former one had, and so has the library: imports of a device's
+/// buffers were taken back (their mappings show zeros, their fds are closed), every [`crate::Device`] of
+/// before reads as lost, and calls on handles of before say [`Error::Disconnected`]. Fences have ended,
+/// as the kernel ends what a process leaves. Neutral buffers stay, for whoever has them: their memory needs
+/// no broker. List the devices, and export and import again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reconnected {
+    /// It is the same life of the broker's state: it had only closed this connection.
+    pub same_instance: bool,
+    /// The imports that were taken back.
+    pub imports: Vec<ObjectId>,
 }
 
 /// A device that its driver has declared wedged (the kernel's `WEDGED=` uevent,
@@ -66,6 +89,7 @@ pub(crate) enum Notice {
     Lost(Swept),
     Gone(DeviceId),
     Wedged(Wedged),
+    RemovalRequested(message::RemovalRequested),
 }
 
 impl Notice {
@@ -74,6 +98,9 @@ impl Notice {
             Self::Added(info) => Event::DeviceAdded(info),
             Self::Gone(device) => Event::DeviceGone(device),
             Self::Wedged(wedged) => Event::DeviceWedged(wedged),
+            Self::RemovalRequested(removal) => {
+                Event::RemovalRequested(Removal::answer(inner, removal))
+            }
             Self::Lost(swept) => Event::DeviceLost(Lost {
                 unacknowledged: swept.lost.imports > 0,
                 inner: Arc::clone(inner),

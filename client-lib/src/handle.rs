@@ -11,11 +11,15 @@ use crate::inner::Inner;
 
 impl Inner {
     /// Gives an object back. One that its device's loss has taken already is as good as given.
-    pub(crate) fn release(self: &Arc<Self>, id: ObjectId, device: &Device) -> Result<(), Error> {
+    pub(crate) fn release(
+        self: &Arc<Self>,
+        id: ObjectId,
+        device: Option<&Device>,
+    ) -> Result<(), Error> {
         match self.tell(&Request::Release(id)) {
             Err(Error::Broker(error))
                 if matches!(error.code, ErrorCode::UNKNOWN_OBJECT | ErrorCode::DEVICE_LOST)
-                    && device.is_lost() =>
+                    && device.is_some_and(Device::is_lost) =>
             {
                 Ok(())
             }
@@ -42,7 +46,7 @@ impl Handle {
 
     pub(crate) fn release(mut self) -> Result<(), Error> {
         self.returned = true;
-        self.inner.release(self.id, &self.device)
+        self.inner.release(self.id, Some(&self.device))
     }
 }
 

@@ -16,21 +16,39 @@ use crate::error::Error;
 
 const ID: u64 = 1;
 
-/// Says `Hello`, and takes the state page. `socket` is non-blocking.
+/// Says `Hello`, and waits for the answer. `socket` is non-blocking.
 pub(crate) fn handshake(
     socket: &OwnedFd,
     buffer: &mut Buffer,
     name: &str,
     deadline: Deadline,
 ) -> Result<(Welcome, ReadOnlyPage), Error> {
+    say_hello(socket, name)?;
+    let ready = wait_for(socket.as_fd(), PollFlags::POLLIN, deadline)
+        .map_err(|error| Error::io("cannot wait for the broker's socket", error))?;
+    if ready.is_empty() {
+        return Err(Error::NoAnswer { request: "Hello" });
+    }
+    take_welcome(socket, buffer)
+}
+
+/// The first message of a connection.
+pub(crate) fn say_hello(socket: &OwnedFd, name: &str) -> Result<(), Error> {
     dmashare_proto::message::check_name(name)
         .map_err(|error| Error::InvalidArgument(error.message))?;
     let hello =
         Hello { version_min: VERSION, version_max: VERSION, features: 0, name: name.to_owned() };
     let bytes = encode(&Request::Hello(hello), ID, 0)
         .map_err(|error| Error::InvalidArgument(error.message))?;
-    send(socket.as_fd(), &bytes, &[]).map_err(|error| Error::io("cannot say hello", error))?;
-    let (reply, fds) = receive(socket, buffer, deadline)?;
+    send(socket.as_fd(), &bytes, &[]).map_err(|error| Error::io("cannot say hello", error))
+}
+
+/// The second one, which is there: takes the state page.
+pub(crate) fn take_welcome(
+    socket: &OwnedFd,
+    buffer: &mut Buffer,
+) -> Result<(Welcome, ReadOnlyPage), Error> {
+    let (reply, fds) = receive(socket, buffer)?;
     match reply {
         Reply::Welcome(welcome) => {
             let page = open_page(&welcome, fds)?;
@@ -41,16 +59,7 @@ pub(crate) fn handshake(
     }
 }
 
-fn receive(
-    socket: &OwnedFd,
-    buffer: &mut Buffer,
-    deadline: Deadline,
-) -> Result<(Reply, Vec<OwnedFd>), Error> {
-    let ready = wait_for(socket.as_fd(), PollFlags::POLLIN, deadline)
-        .map_err(|error| Error::io("cannot wait for the broker's socket", error))?;
-    if ready.is_empty() {
-        return Err(Error::NoAnswer { request: "Hello" });
-    }
+fn receive(socket: &OwnedFd, buffer: &mut Buffer) -> Result<(Reply, Vec<OwnedFd>), Error> {
     match buffer.receive(socket.as_fd()) {
         Err(error) => Err(Error::io("cannot receive", error)),
         Ok(Received::Closed) => Err(Error::Disconnected(None)),

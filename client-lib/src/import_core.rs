@@ -25,7 +25,8 @@ pub(crate) struct ImportCore {
     inner: Arc<Inner>,
     pub(crate) id: ObjectId,
     pub(crate) buffer: ObjectId,
-    pub(crate) device: Device,
+    /// The exporter device; `None` where the buffer is neutral.
+    pub(crate) device: Option<Device>,
     pub(crate) layout: Layout,
     pub(crate) sizes: Vec<u64>,
     pub(crate) cpu_sync: bool,
@@ -33,6 +34,8 @@ pub(crate) struct ImportCore {
     /// Set before the first page is replaced: the state page says nothing of an import that was taken
     /// back from this client alone (a rehearsal).
     revoked: AtomicBool,
+    /// To be copied when somebody asks for the device.
+    pub(crate) preserve: AtomicBool,
     /// The broker was given it back.
     returned: bool,
 }
@@ -40,12 +43,13 @@ pub(crate) struct ImportCore {
 impl ImportCore {
     pub(crate) fn new(
         inner: &Arc<Inner>,
-        device: Device,
+        device: Option<Device>,
         imported: Imported,
         fds: Vec<OwnedFd>,
     ) -> Self {
         let Imported { import, buffer, at: _, layout, sizes, cpu_sync } = imported;
         Self {
+            preserve: AtomicBool::new(false),
             inner: Arc::clone(inner),
             id: import,
             buffer,
@@ -84,7 +88,7 @@ impl ImportCore {
 
     /// An error if the device is lost or the import was taken back. Two loads.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        self.device.check().map_err(|lost| self.lost(lost))?;
+        self.check_device()?;
         if self.revoked.load(Ordering::Acquire) { Err(self.taken()) } else { Ok(()) }
     }
 
@@ -92,6 +96,13 @@ impl ImportCore {
     pub(crate) fn check_after_reads(&self) -> Result<(), Error> {
         fence(Ordering::Acquire);
         self.check()
+    }
+
+    pub(crate) fn check_device(&self) -> Result<(), Error> {
+        match &self.device {
+            Some(device) => device.check().map_err(|lost| self.lost(lost)),
+            None => Ok(()),
+        }
     }
 
     /// The loss of the device, found out by whoever calls: takes the import back at once, without
@@ -105,8 +116,8 @@ impl ImportCore {
     /// The same for a failed call: the device's loss, if that is the reason, else the failure.
     #[cold]
     pub(crate) fn failed(&self, what: &'static str, source: io::Error) -> Error {
-        match self.device.check() {
-            Err(lost) => self.lost(lost),
+        match self.check_device() {
+            Err(lost) => lost,
             Ok(()) => Error::Io { what, source },
         }
     }
@@ -118,8 +129,14 @@ impl ImportCore {
 
     #[cold]
     fn taken(&self) -> Error {
-        let lost = DeviceLost { device: self.device.id(), cause: None };
-        Error::DeviceLost(self.inner.lost(lost))
+        match &self.device {
+            Some(device) => {
+                let lost = DeviceLost { device: device.id(), cause: None };
+                Error::DeviceLost(self.inner.lost(lost))
+            }
+            // Only with its connection is a neutral one taken.
+            None => Error::Disconnected(None),
+        }
     }
 
     /// Maps a part of a plane that the caller has checked to lie inside of it.
@@ -130,7 +147,7 @@ impl ImportCore {
         len: usize,
         prot: Prot,
     ) -> Result<Arc<Mapping>, Error> {
-        self.device.check().map_err(|lost| self.lost(lost))?;
+        self.check_device()?;
         let fds = self.fds()?;
         // Not under the lock: a driver's mmap can sleep.
         let mapping = Mapping::map(fds[plane].as_fd(), offset, len, prot)
@@ -145,7 +162,7 @@ impl ImportCore {
             held.mappings.retain(|mapping| mapping.strong_count() > 0);
             held.mappings.push(Arc::downgrade(&mapping));
         }
-        self.device.check().map_err(|lost| self.lost(lost))?;
+        self.check_device()?;
         Ok(mapping)
     }
 
@@ -153,13 +170,15 @@ impl ImportCore {
     pub(crate) fn release(&mut self) -> Result<(), Error> {
         self.close();
         self.returned = true;
-        self.inner.release(self.id, &self.device)
+        self.inner.release(self.id, self.device.as_ref())
     }
 
     fn close(&mut self) {
         // In a forked child somebody may hold that lock for ever, and nobody sweeps.
-        if !self.inner.channel.is_forked() {
-            self.inner.imports.remove(self.device.id(), self.id);
+        if let Some(device) = &self.device
+            && !self.inner.channel.is_forked()
+        {
+            self.inner.imports.remove(device.id(), self.id);
         }
         // Before the broker is told: what it sees in /proc agrees with what it is told.
         self.held.get_mut().unwrap_or_else(PoisonError::into_inner).fds = None;

@@ -4,7 +4,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dmashare_proto::message::{FenceImported, FenceState, Imported, TimelineInfo, Welcome};
+use dmashare_proto::message::{
+    Allocated, FenceImported, FenceState, Imported, TimelineInfo, Welcome,
+};
+use dmashare_proto::state_page::{SLOTS, word_offset};
+use dmashare_proto::transport::Buffer;
 use dmashare_proto::{Event, ObjectId, Reply, Request, message};
 use dmashare_uapi::memfd::ReadOnlyPage;
 
@@ -37,6 +41,38 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// A connection that has shaken hands.
+    pub(crate) fn new(
+        socket: OwnedFd,
+        buffer: Box<Buffer>,
+        welcome: Welcome,
+        page: ReadOnlyPage,
+        patience: Option<Duration>,
+    ) -> Result<Arc<Self>, Error> {
+        let (channel, imports) = (Channel::new(socket, buffer)?, Registry::default());
+        Ok(Arc::new(Self { channel, page: Arc::new(page), imports, welcome, patience }))
+    }
+
+    /// Another connection takes this one's place: no device of it is to be taken for present any more,
+    /// and what was imported by it goes. Gives the imports.
+    pub(crate) fn retire(&self) -> Vec<ObjectId> {
+        let words = (0..SLOTS).filter_map(word_offset);
+        if let Err(error) = self.page.detach(words) {
+            // ENOMEM: the page stays as the broker left it. Imports refuse to be used all the same.
+            debug_assert!(false, "the state page stays: {error}");
+        }
+        self.imports.sweep_all()
+    }
+
+    /// Reads what is there, and gives the events; waits for one until the deadline.
+    pub(crate) fn dispatch(
+        self: &Arc<Self>,
+        deadline: Deadline,
+    ) -> Result<Vec<crate::Event>, Error> {
+        let notices = self.channel.dispatch(self, deadline)?;
+        Ok(notices.into_iter().map(|notice| notice.into_event(self)).collect())
+    }
+
     pub(crate) fn call(
         self: &Arc<Self>,
         request: &Request,
@@ -69,7 +105,7 @@ impl Inner {
     pub(crate) fn nonsense(self: &Arc<Self>, request: &Request, answer: Answer) -> Error {
         let name = match &answer {
             Answer::Plain(reply) => reply.name(),
-            Answer::Import(_) => "Imported",
+            Answer::Import(_) => "Imported or Allocated",
             Answer::Fence(..) => "FenceImported",
             Answer::Timeline(..) => "Timeline",
         };
@@ -92,7 +128,7 @@ impl Inner {
                 fds.len()
             )));
         }
-        let device = Device::new(&self.page, imported.at)?;
+        let device = imported.at.map(|at| Device::new(&self.page, at)).transpose()?;
         let import = Arc::new(ImportCore::new(self, device, imported, fds));
         if self.imports.add(&import) {
             // The broker sends none after the loss; if it did, nothing of it would stay.
@@ -109,6 +145,10 @@ impl Handler for Arc<Inner> {
     fn reply(&self, reply: Reply, mut fds: Vec<OwnedFd>) -> Result<Answer, Error> {
         match reply {
             Reply::Imported(imported) => self.imported(imported, fds),
+            Reply::Allocated(Allocated { buffer, layout, sizes, cpu_sync }) => {
+                let (import, at) = (buffer, None);
+                self.imported(Imported { import, buffer, at, layout, sizes, cpu_sync }, fds)
+            }
             Reply::FenceImported(fence) => {
                 let wanted = usize::from(fence.state == FenceState::Pending);
                 if fds.len() != wanted {
@@ -146,6 +186,7 @@ impl Handler for Arc<Inner> {
                 Some(Notice::Gone(device))
             }
             Event::DeviceWedged(wedged) => Some(Notice::Wedged(wedged.into())),
+            Event::RemovalRequested(removal) => Some(Notice::RemovalRequested(removal)),
             _ => None,
         })
     }
@@ -159,6 +200,7 @@ impl Handler for Arc<Inner> {
             Answer::Timeline(message::TimelineInfo { timeline, .. }, _) => timeline,
             Answer::Plain(Reply::Exported(exported)) => exported.buffer,
             Answer::Plain(Reply::FenceShared(shared)) => shared.fence,
+            Answer::Plain(Reply::Inhibited(inhibitor)) => inhibitor,
             Answer::Plain(_) => return,
         };
         self.channel.post(&Request::Release(id));

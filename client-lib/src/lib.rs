@@ -55,6 +55,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod again;
 mod builder;
 mod channel;
 mod connection;
@@ -72,8 +73,12 @@ mod import;
 mod import_core;
 mod inner;
 mod mapped;
+mod neutral;
 mod object;
+mod planes;
 mod registry;
+mod removal;
+mod standing;
 mod timeline;
 mod token;
 
@@ -81,19 +86,23 @@ pub use builder::Builder;
 pub use connection::{Connection, FenceOptions};
 pub use device::{Device, DeviceInfo};
 pub use error::{DeviceLost, Error};
-pub use event::{Event, Lost, Wedged};
+pub use event::{Event, Lost, Reconnected, Wedged};
 pub use export::ExportedBuffer;
 pub use fence::{ImportedFence, SharedFence};
 pub use fence_status::{FenceError, FenceStatus};
 pub use import::{ImportedBuffer, Importer};
 pub use mapped::{Bracket, MappedBuffer};
+pub use neutral::NeutralBuffer;
 pub use object::{Buffer, Fence, Shared};
+pub use removal::Removal;
+pub use standing::Inhibitor;
 pub use timeline::Timeline;
 pub use token::{Grant, Token};
 
 pub use dmashare_proto::limits::MAX_POINT;
 pub use dmashare_proto::message::{
-    Cause, Direction, Grantee, GuardKind, Layout, Plane, PointState, Policy,
+    Cause, Direction, Grantee, GuardKind, InhibitMode, Layout, LossPolicy, Plane, PointState,
+    Policy,
 };
 pub use dmashare_proto::state_page::DeviceState;
 pub use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};

@@ -78,17 +78,18 @@ impl MappedBuffer {
         self.end_access(access)?;
         let unplugged = drm_node::is_unplugged(node)
             .map_err(|source| Error::Io { what: "cannot ask the exporter's DRM node", source })?;
-        if unplugged {
+        // What belongs to no device is lost with none.
+        if unplugged && let Some(device) = self.device() {
             // The broker has not said so yet; the mappings are its event's to replace.
-            return Err(Error::DeviceLost(DeviceLost { device: self.device().id(), cause: None }));
+            return Err(Error::DeviceLost(DeviceLost { device: device.id(), cause: None }));
         }
         Ok(())
     }
 
-    /// The device that the buffer was made by.
+    /// The device that the buffer was made by; `None` for a neutral one.
     #[must_use]
-    pub fn device(&self) -> &Device {
-        &self.import.device
+    pub fn device(&self) -> Option<&Device> {
+        self.import.device.as_ref()
     }
 
     /// Whether it shows zeros for good.

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dmashare_proto::message::{self, Cause};
 use dmashare_proto::{DeviceId, ObjectId};
 
+use crate::device::Device;
 use crate::import_core::ImportCore;
 
 #[derive(Default)]
@@ -35,7 +37,8 @@ impl Registry {
     /// Enters an import; says whether its device was lost before, so that no sweep will come.
     pub(crate) fn add(&self, import: &Arc<ImportCore>) -> bool {
         let mut tables = self.lock();
-        let device = import.device.id();
+        // No loss takes what has no device.
+        let Some(device) = import.device.as_ref().map(Device::id) else { return false };
         tables.imports.entry(device).or_default().insert(import.id, Arc::downgrade(import));
         tables.lost.contains_key(&device)
     }
@@ -49,6 +52,17 @@ impl Registry {
                 tables.imports.remove(&device);
             }
         }
+    }
+
+    /// Imports of a device that are to be copied when somebody asks for it, in the order of their ids.
+    pub(crate) fn to_preserve(&self, device: DeviceId) -> Vec<Arc<ImportCore>> {
+        let mut imports: Vec<_> = (self.lock().imports.get(&device).into_iter().flatten())
+            .filter_map(|(_, import)| import.upgrade())
+            .collect();
+        // Out of the lock: dropping the last handle of one takes it.
+        imports.retain(|import| import.preserve.load(Ordering::Relaxed));
+        imports.sort_unstable_by_key(|import| import.id);
+        imports
     }
 
     /// Why the device was lost, if the event was read and it is not *Gone*.
@@ -77,13 +91,27 @@ impl Registry {
         Swept { lost, imports, failed }
     }
 
+    /// Another connection takes the place of this one: takes back every import of a device. A mapping
+    /// that cannot be replaced stays; `begin` fails on it all the same.
+    pub(crate) fn sweep_all(&self) -> Vec<ObjectId> {
+        let mut imports: Vec<_> =
+            self.lock().imports.values().flat_map(HashMap::values).cloned().collect();
+        let mut swept = Vec::new();
+        for import in imports.drain(..).filter_map(|import| import.upgrade()) {
+            drop(import.revoke());
+            swept.push(import.id);
+        }
+        swept.sort_unstable();
+        swept
+    }
+
     /// The connection is closed and no event will come: takes back what the state page says is
     /// lost. A mapping that cannot be replaced stays; `begin` fails on it all the same.
     pub(crate) fn sweep_known(&self) {
         let imports: Vec<_> =
             self.lock().imports.values().flat_map(HashMap::values).cloned().collect();
         for import in imports.iter().filter_map(Weak::upgrade) {
-            if import.device.is_lost() {
+            if import.device.as_ref().is_some_and(Device::is_lost) {
                 drop(import.revoke());
             }
         }

@@ -51,12 +51,13 @@ impl Connection {
     }
 
     fn timeline(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<Timeline, Error> {
-        match self.0.call(request, fds)? {
+        let (inner, answer) = self.ask(request, fds)?;
+        match answer {
             Answer::Timeline(info, [syncobj, lost]) => {
-                let handle = Handle::new(&self.0, info.timeline, info.at)?;
+                let handle = Handle::new(&inner, info.timeline, info.at)?;
                 Ok(Timeline { syncobj, lost, handle, info, open: Mutex::default() })
             }
-            other => Err(self.0.nonsense(request, other)),
+            other => Err(inner.nonsense(request, other)),
         }
     }
 }

@@ -202,7 +202,7 @@ fn imports_of_another_device_are_left_alone() {
     let Reply::Imported(other) = imported(29, &[8192], false) else { unreachable!() };
     let mut event = lost_event(0);
     if let dmashare_proto::Event::DeviceLost(lost) = &mut event {
-        lost.device = dmashare::DeviceId(other.at.device.0 + 1);
+        lost.device = dmashare::DeviceId(other.at.unwrap().device.0 + 1);
     }
     broker.event(event);
     assert_eq!(lost(&connection).imports().len(), 0);
@@ -309,7 +309,7 @@ fn a_sync_that_fails_is_told_unless_the_device_is_lost() {
 fn a_waiter_on_the_page_wakes() {
     let (connection, mut broker) = connected();
     let buffer = import(&connection, &mut broker, 36, "dmashare-wait-lost");
-    let device = buffer.device().clone();
+    let device = buffer.device().unwrap().clone();
     assert!(!device.wait_lost(NOW).unwrap());
     thread::scope(|scope| {
         let waiter = scope.spawn(|| device.wait_lost(None).unwrap());

@@ -28,7 +28,7 @@ fn it_is_told_and_not_acknowledged_until_it_worked() {
     assert_eq!((*id, error.raw_os_error()), (buffer.id(), Some(libc::ENOMEM)));
     assert_eq!(mappings(name), 1);
     // What counts is told all the same.
-    assert!(mapped.device().is_lost());
+    assert!(mapped.device().unwrap().is_lost());
 
     setrlimit(Resource::RLIMIT_DATA, 4096, hard).unwrap();
     let told = lost.acknowledge();

@@ -8,6 +8,7 @@ pub mod core;
 pub mod devices;
 pub mod gate;
 pub mod guard;
+pub mod heap;
 pub mod kernel;
 pub mod reactor;
 pub mod shell;

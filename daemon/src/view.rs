@@ -1,8 +1,8 @@
 //! What the bus shows: plain snapshots, made by the shell and owned by whoever gets them.
 
-use dmashare_proto::message::Cause;
+use dmashare_proto::message::{Cause, Declare, InhibitMode};
 use dmashare_proto::state_page::DeviceState;
-use dmashare_proto::{ClientId, DeviceId};
+use dmashare_proto::{ClientId, DeviceId, ObjectId};
 
 /// A device as shown on the bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,8 +63,29 @@ pub struct ClientView {
     pub name: String,
     /// Its systemd unit, or empty.
     pub unit: String,
+    /// What it states of itself.
+    pub declared: Declare,
     /// Live objects that it has, over all devices.
     pub counts: Counts,
+}
+
+/// What holds ejects up, as shown on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InhibitorView {
+    /// Its id.
+    pub id: ObjectId,
+    /// Of which device; `None` for each.
+    pub device: Option<DeviceId>,
+    /// How long.
+    pub mode: InhibitMode,
+    /// Why.
+    pub why: String,
+    /// What its holder calls itself.
+    pub who: String,
+    /// The holder's process.
+    pub pid: i32,
+    /// The holder's user.
+    pub uid: u32,
 }
 
 /// What the shell tells the bus.
@@ -107,6 +128,15 @@ pub enum BusUpdate {
     Client(ClientView),
     /// A client is gone.
     ClientGone(ClientId),
+    /// How many neutral buffers there are, and their bytes.
+    Neutral {
+        /// Buffers.
+        buffers: u32,
+        /// Bytes, those that are being made too.
+        bytes: u64,
+    },
+    /// All inhibitors that are held.
+    Inhibitors(Vec<InhibitorView>),
     /// All kept unplug reports as a JSON array, newest last.
     Reports(String),
 }

@@ -3,12 +3,15 @@
 //!
 //! Everything but [`transport`] and [`fd_passing`] is free of I/O.
 
+pub mod client;
 pub mod codec;
 pub mod error;
 pub mod fd_passing;
 pub mod ids;
 pub mod limits;
+pub mod linear;
 pub mod message;
+pub mod neutral;
 pub mod report;
 pub mod state_page;
 pub mod timeline;

@@ -12,6 +12,8 @@ pub const MAX_PLANES: usize = 4;
 const _: () = assert!(MAX_PLANES < MAX_FDS, "a node and all planes go beside one datagram");
 /// Longest name that a client may give itself, in bytes of UTF-8.
 pub const MAX_NAME: usize = 64;
+/// Longest reason of an inhibitor, in bytes of UTF-8.
+pub const MAX_WHY: usize = 128;
 /// Widest and highest buffer, in pixels.
 pub const MAX_EXTENT: u32 = 1 << 16;
 /// Longest life of a token, in milliseconds (one day).

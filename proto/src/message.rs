@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::client::{Declare, Inhibit, InhibitMode, LossPolicy, RemovalRequested};
 use crate::error::{ErrorCode, WireError};
 use crate::ids::{DeviceId, ObjectId, Token};
 use crate::limits::MAX_NAME;
+pub use crate::neutral::{Allocate, Allocated};
 use crate::state_page::{DeviceState, Word};
 pub use crate::timeline::{
     Access, AttachFence, CreateTimeline, DeviceWedged, Direction, PointAt, PointState, SubmitPoint,
@@ -106,6 +108,12 @@ messages! {
         WaitPoint(PointAt) = 16,
         /// Put a fence into a buffer's reservation object.
         AttachFence(AttachFence) = 17,
+        /// Make a neutral buffer, which belongs to no device.
+        Allocate(Allocate) = 18,
+        /// What the client wants done with it on a loss.
+        Declare(Declare) = 19,
+        /// Hold ejects up, until the object is released.
+        Inhibit(Inhibit) = 20,
     }
 }
 
@@ -122,7 +130,7 @@ messages! {
         Granted(Token) = 0x8004,
         /// To `Import`. Fds: one a plane.
         Imported(Imported) = 0x8005,
-        /// To `Release`, `Acknowledge`, `PromisePoint`, `SubmitPoint` and `AttachFence`.
+        /// To `Release`, `Acknowledge`, `PromisePoint`, `SubmitPoint`, `AttachFence` and `Declare`.
         Done(()) = 0x8006,
         /// To `ShareFence`.
         FenceShared(FenceShared) = 0x8007,
@@ -135,6 +143,10 @@ messages! {
         Timeline(TimelineInfo) = 0x800a,
         /// To `QueryPoint` and `WaitPoint`.
         PointState(PointState) = 0x800b,
+        /// To `Allocate`. Fds: one a plane.
+        Allocated(Allocated) = 0x800c,
+        /// To `Inhibit`: the new object.
+        Inhibited(ObjectId) = 0x800d,
         /// To any: it failed, and nothing was changed.
         Error(WireError) = 0xffff,
     }
@@ -151,6 +163,8 @@ messages! {
         DeviceGone(DeviceId) = 0xc003,
         /// A driver has declared its device wedged; it is still there.
         DeviceWedged(DeviceWedged) = 0xc004,
+        /// Somebody asks that a device be let go of.
+        RemovalRequested(RemovalRequested) = 0xc005,
     }
 }
 
@@ -295,8 +309,9 @@ pub struct Imported {
     pub import: ObjectId,
     /// The buffer that it is of.
     pub buffer: ObjectId,
-    /// The exporter device: its loss takes the import back.
-    pub at: DeviceAt,
+    /// The exporter device: its loss takes the import back. `None` for a neutral buffer, which no
+    /// loss takes.
+    pub at: Option<DeviceAt>,
     /// Size and layout.
     pub layout: Layout,
     /// Bytes of each plane's dma-buf.

@@ -141,7 +141,20 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 /// # Errors
 /// The kernel's: no such socket, nobody listens, no permission.
 pub fn connect_to(path: &std::path::Path) -> io::Result<OwnedFd> {
-    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    connect_by(path, SockFlag::SOCK_CLOEXEC)
+}
+
+/// The same, on a socket that never blocks. EAGAIN: so many wait to be taken in that there is no place
+/// for one more.
+///
+/// # Errors
+/// As [`connect_to`].
+pub fn connect_now(path: &std::path::Path) -> io::Result<OwnedFd> {
+    connect_by(path, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)
+}
+
+fn connect_by(path: &std::path::Path, flags: SockFlag) -> io::Result<OwnedFd> {
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(fd)
 }

@@ -169,8 +169,9 @@ fn unknown_variants_bools_and_text_are_refused() {
     refused(0x8009, &[3]); // a fourth fence state
     refused(0x8009, &[2, 7, 0]); // an eighth cause
     refused(1, &[1, 1, 0, 2, 0xc3, 0x28]); // a name that is not UTF-8
-    // Imported, ending in a bool of 2.
-    refused(0x8005, &[1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 2]);
+    // Imported, ending in a bool of 2; and with a device that neither is there nor is not.
+    refused(0x8005, &[1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 2]);
+    refused(0x8005, &[1, 1, 2, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1]);
 }
 
 #[test]

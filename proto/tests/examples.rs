@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 
 use dmashare_proto::codec::{self, Incoming};
 use dmashare_proto::message::{
-    Access, AttachFence, Cause, CreateTimeline, DeviceAt, DeviceInfo, DeviceLost, DeviceWedged,
-    Direction, Event, Export, Exported, FenceImported, FenceShared, FenceState, Grant, Grantee,
-    GuardKind, Hello, Import, Imported, Importer, Layout, Plane, PointAt, PointState, Policy,
-    Reply, Request, ShareFence, SubmitPoint, TimelineInfo, Welcome,
+    Access, Allocate, Allocated, AttachFence, Cause, CreateTimeline, Declare, DeviceAt, DeviceInfo,
+    DeviceLost, DeviceWedged, Direction, Event, Export, Exported, FenceImported, FenceShared,
+    FenceState, Grant, Grantee, GuardKind, Hello, Import, Imported, Importer, Inhibit, InhibitMode,
+    Layout, LossPolicy, Plane, PointAt, PointState, Policy, RemovalRequested, Reply, Request,
+    ShareFence, SubmitPoint, TimelineInfo, Welcome,
 };
 use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{DeviceId, ErrorCode, ObjectId, Token, WireError, limits, state_page};
@@ -56,6 +57,17 @@ fn layout() -> Layout {
         fourcc: u32::from_le_bytes(*b"NV12"),
         modifier: 0x0100_0000_0000_0002,
         planes: vec![Plane { offset: 0, stride: 1920 }, Plane { offset: 2_088_960, stride: 1920 }],
+    }
+}
+
+/// As the broker makes it: rows of a multiple of 256 bytes.
+fn neutral_layout() -> Layout {
+    Layout {
+        width: 1920,
+        height: 1080,
+        fourcc: u32::from_le_bytes(*b"XR24"),
+        modifier: 0,
+        planes: vec![Plane { offset: 0, stride: 7680 }],
     }
 }
 
@@ -171,6 +183,31 @@ fn timeline_requests() -> Vec<Example> {
     ]
 }
 
+fn client_requests() -> Vec<Example> {
+    let inhibit =
+        |device, mode, why: &str| Request::Inhibit(Inhibit { device, mode, why: why.to_owned() });
+    vec![
+        request(
+            "allocate",
+            20,
+            0,
+            Request::Allocate(Allocate {
+                width: 1920,
+                height: 1080,
+                fourcc: u32::from_le_bytes(*b"XR24"),
+            }),
+        ),
+        request(
+            "declare",
+            21,
+            0,
+            Request::Declare(Declare { on_loss: LossPolicy::Relaunch, survives: true }),
+        ),
+        request("inhibit", 22, 0, inhibit(Some(DeviceId(3)), InhibitMode::Block, "a recording")),
+        request("inhibit-all", 23, 0, inhibit(None, InhibitMode::Delay, "saving")),
+    ]
+}
+
 fn replies() -> Vec<Example> {
     vec![
         reply(
@@ -195,12 +232,37 @@ fn replies() -> Vec<Example> {
             Reply::Imported(Imported {
                 import: ObjectId(18),
                 buffer: ObjectId(17),
-                at: at(),
+                at: Some(at()),
                 layout: layout(),
                 sizes: vec![3_133_440, 3_133_440],
                 cpu_sync: true,
             }),
         ),
+        reply(
+            "imported-neutral",
+            6,
+            1,
+            Reply::Imported(Imported {
+                import: ObjectId(51),
+                buffer: ObjectId(50),
+                at: None,
+                layout: neutral_layout(),
+                sizes: vec![8_294_400],
+                cpu_sync: false,
+            }),
+        ),
+        reply(
+            "allocated",
+            20,
+            1,
+            Reply::Allocated(Allocated {
+                buffer: ObjectId(50),
+                layout: neutral_layout(),
+                sizes: vec![8_294_400],
+                cpu_sync: false,
+            }),
+        ),
+        reply("inhibited", 22, 0, Reply::Inhibited(ObjectId(52))),
         reply("done", 8, 0, Reply::Done(())),
         reply(
             "fence-shared",
@@ -320,11 +382,20 @@ fn events() -> Vec<Example> {
                 fences: 2,
             }),
         ),
+        event(
+            "removal-requested",
+            Event::RemovalRequested(RemovalRequested {
+                device: DeviceId(3),
+                why: "a synthetic remove of card1".into(),
+            }),
+        ),
     ]
 }
 
 fn examples() -> impl Iterator<Item = Example> {
-    [requests(), timeline_requests(), replies(), timeline_replies(), events()].into_iter().flatten()
+    let requests = [requests(), timeline_requests(), client_requests()];
+    let replies = [replies(), timeline_replies(), events()];
+    requests.into_iter().chain(replies).flatten()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -405,6 +476,7 @@ fn the_limits_are_in_the_table() {
         ("fds beside a datagram", limits::MAX_FDS as u64),
         ("planes of a buffer", limits::MAX_PLANES as u64),
         ("name of a client, bytes", limits::MAX_NAME as u64),
+        ("reason of an inhibitor, bytes", limits::MAX_WHY as u64),
         ("width and height, pixels", u64::from(limits::MAX_EXTENT)),
         ("life of a token, ms", u64::from(limits::MAX_TOKEN_TTL_MS)),
         ("highest point of a timeline", limits::MAX_POINT),

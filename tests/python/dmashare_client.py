@@ -132,6 +132,13 @@ def sequence(element):
     )
 
 
+def optional(inner):
+    def read(reader):
+        return inner.read(reader) if _read_bool(reader) else None
+
+    return Type(lambda value: b"\0" if value is None else b"\1" + inner.write(value), read)
+
+
 def record(**fields):
     return Type(
         lambda value: b"".join(kind.write(value[name]) for name, kind in fields.items()),
@@ -215,6 +222,12 @@ REQUESTS = {
     "QueryPoint": (15, POINT_AT),
     "WaitPoint": (16, POINT_AT),
     "AttachFence": (17, record(fence=U64, buffer=U64, access=enum("Read", "Write"))),
+    "Allocate": (18, record(width=U32, height=U32, fourcc=U32)),
+    "Declare": (
+        19,
+        record(on_loss=enum("Wait", "Relaunch", "Kill", "Ignore"), survives=BOOL),
+    ),
+    "Inhibit": (20, record(device=optional(U64), mode=enum("Delay", "Block"), why=STRING)),
 }
 REPLIES = {
     "Welcome": (
@@ -229,7 +242,7 @@ REPLIES = {
         record(
             **{"import": U64},
             buffer=U64,
-            at=DEVICE_AT,
+            at=optional(DEVICE_AT),
             layout=LAYOUT,
             sizes=sequence(U64),
             cpu_sync=BOOL,
@@ -247,6 +260,11 @@ REPLIES = {
         record(timeline=U64, at=DEVICE_AT, direction=DIRECTION, guard=GUARD_KIND, promised=U64),
     ),
     "PointState": (0x800B, POINT_STATE),
+    "Allocated": (
+        0x800C,
+        record(buffer=U64, layout=LAYOUT, sizes=sequence(U64), cpu_sync=BOOL),
+    ),
+    "Inhibited": (0x800D, U64),
     "Error": (0xFFFF, record(code=U16, errno=I32, object=U64, message=STRING)),
 }
 EVENTS = {
@@ -260,6 +278,7 @@ EVENTS = {
         0xC004,
         record(device=U64, at_ns=U64, recovery=STRING, task=STRING, fences=U32),
     ),
+    "RemovalRequested": (0xC005, record(device=U64, why=STRING)),
 }
 MESSAGES = {**REQUESTS, **REPLIES, **EVENTS}
 BY_NUMBER = {kind: (name, body) for name, (kind, body) in MESSAGES.items()}

@@ -11,9 +11,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use nix::sys::stat::fstat;
 use nix::unistd::{SysconfVar, ftruncate, sysconf};
+
+use crate::futex;
 
 /// MFD_NOEXEC_SEAL of include/uapi/linux/memfd.h: nothing in there is ever executed (Linux 6.3).
 const MFD_NOEXEC_SEAL: u32 = 0x0008;
@@ -67,6 +69,29 @@ impl Map {
         // SAFETY: a new range chosen by the kernel, so nothing else is mapped over.
         let ptr = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED, fd, 0)? };
         Ok(Self { ptr: ptr.cast(), len })
+    }
+
+    /// Another mapping of the same pages.
+    fn duplicate(&self) -> io::Result<Self> {
+        // SAFETY: of a shared mapping, an old length of 0 asks for a second one of as many pages as the
+        // new length says (mremap(2)), where the kernel likes; the first is left as it is.
+        let ptr = unsafe {
+            libc::mremap(self.ptr.as_ptr().cast(), 0, self.len.get(), libc::MREMAP_MAYMOVE)
+        };
+        if ptr == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let ptr = NonNull::new(ptr.cast()).ok_or(Errno::EFAULT)?;
+        Ok(Self { ptr, len: self.len })
+    }
+
+    /// Puts zero pages for reading over it, in one step.
+    fn replace_by_zeros(&self) -> io::Result<()> {
+        let flags = MapFlags::MAP_FIXED | MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        let address = NonZeroUsize::new(self.ptr.as_ptr().addr());
+        // SAFETY: MAP_FIXED replaces exactly our own range, which is read through atomics alone.
+        unsafe { mmap_anonymous(address, self.len, ProtFlags::PROT_READ, flags)? };
+        Ok(())
     }
 
     /// The address of a `T` at `offset`.
@@ -222,6 +247,26 @@ impl ReadOnlyPage {
     #[must_use]
     pub fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
         self.0.atomic_u64(offset)
+    }
+
+    /// Takes the page away from this process's readers: they read zeros from here, in place, and who
+    /// sleeps on one of `words` (offsets) wakes to see that. Other processes' readers wake too, and find
+    /// nothing changed.
+    ///
+    /// ENOMEM if the process has too many mappings: then nothing has changed.
+    ///
+    /// # Panics
+    ///
+    /// As [`ReadOnlyPage::atomic_u32`].
+    pub fn detach(&self, words: impl IntoIterator<Item = usize>) -> io::Result<()> {
+        // Sleepers are known by the page and not by its address, so they are woken through a second
+        // mapping of it, and after the first has changed: nobody falls asleep on it in between.
+        let second = self.0.duplicate()?;
+        self.0.replace_by_zeros()?;
+        for word in words {
+            futex::wake_all(second.atomic_u32(word))?;
+        }
+        Ok(())
     }
 
     /// Loads with acquire semantics. (A relaxed load and a fence: the only load that Rust promises

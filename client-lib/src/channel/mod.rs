@@ -179,9 +179,14 @@ impl<A, N> Channel<A, N> {
         self.changed.notify_all();
     }
 
+    /// Why nothing more will come; `None` while something may.
+    pub(crate) fn why_broken(&self) -> Option<Error> {
+        self.lock().broken.as_ref().map(Broken::error)
+    }
+
     /// Whether nothing more will come.
     pub(crate) fn is_broken(&self) -> bool {
-        self.is_forked() || self.lock().broken.is_some()
+        self.lock().broken.is_some()
     }
 }
 

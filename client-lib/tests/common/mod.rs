@@ -39,14 +39,66 @@ pub struct Broker {
 pub fn pair() -> (OwnedFd, Broker) {
     let (client, broker) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    setsockopt(&broker, ReceiveTimeout, &TimeVal::new(20, 0)).unwrap();
-    let page = SharedPage::create(c"dmashare-test-state", SIZE).unwrap();
-    page.atomic_u64(0).store(MAGIC, Ordering::Relaxed);
-    page.atomic_u32(8).store(LAYOUT, Ordering::Relaxed);
-    page.atomic_u32(12).store(SLOTS, Ordering::Relaxed);
-    let broker = Broker { socket: broker, buffer: Buffer::default(), page };
-    broker.set(AT, DeviceState::Present);
-    (client, broker)
+    (client, Broker::on(broker))
+}
+
+/// Where brokers can be connected to, one after the other.
+pub struct Listener {
+    socket: OwnedFd,
+    pub path: std::path::PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Listener {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("broker.sock");
+        Self { socket: listen(&path), path, _dir: dir }
+    }
+
+    /// Nobody is there from here on.
+    pub fn close(self) -> (std::path::PathBuf, tempfile::TempDir) {
+        fs::remove_file(&self.path).unwrap();
+        (self.path, self._dir)
+    }
+
+    pub fn again((path, dir): (std::path::PathBuf, tempfile::TempDir)) -> Self {
+        Self { socket: listen(&path), path, _dir: dir }
+    }
+
+    /// The next client.
+    pub fn accept(&self) -> Broker {
+        use nix::sys::socket::accept4;
+        use std::os::fd::{AsRawFd, FromRawFd};
+
+        assert!(dmashare_uapi::sync_file::wait(self.socket.as_fd(), SOON).unwrap(), "nobody comes");
+        let fd = accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC).unwrap();
+        // SAFETY: the kernel has installed a new descriptor, ours alone.
+        Broker::on(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// A connection that is made anew by itself, and its first broker.
+    pub fn connected(&self) -> (Connection, Broker) {
+        std::thread::scope(|scope| {
+            let builder = Connection::builder().reconnect(true);
+            let client = scope.spawn(|| builder.connect_to(&self.path).unwrap());
+            let mut broker = self.accept();
+            let (id, _) = broker.hello();
+            broker.welcome(id);
+            (client.join().unwrap(), broker)
+        })
+    }
+}
+
+fn listen(path: &std::path::Path) -> OwnedFd {
+    use nix::sys::socket::{Backlog, UnixAddr, bind, listen, socket};
+    use std::os::fd::AsRawFd;
+
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+    bind(fd.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    listen(&fd, Backlog::new(8).unwrap()).unwrap();
+    fd
 }
 
 /// A connection that has shaken hands, and its broker.
@@ -66,6 +118,18 @@ pub fn connected_as(builder: dmashare::Builder) -> (Connection, Broker) {
 }
 
 impl Broker {
+    /// A broker on its end of a connection, with a page of its own.
+    fn on(socket: OwnedFd) -> Self {
+        setsockopt(&socket, ReceiveTimeout, &TimeVal::new(20, 0)).unwrap();
+        let page = SharedPage::create(c"dmashare-test-state", SIZE).unwrap();
+        page.atomic_u64(0).store(MAGIC, Ordering::Relaxed);
+        page.atomic_u32(8).store(LAYOUT, Ordering::Relaxed);
+        page.atomic_u32(12).store(SLOTS, Ordering::Relaxed);
+        let broker = Self { socket, buffer: Buffer::default(), page };
+        broker.set(AT, DeviceState::Present);
+        broker
+    }
+
     pub fn receive(&mut self) -> Option<(u64, Request, Vec<OwnedFd>)> {
         match self.buffer.receive(self.socket.as_fd()).expect("the client sends nothing") {
             Received::Datagram(len, fds) => {
@@ -197,7 +261,7 @@ pub fn imported(import: u64, sizes: &[u64], cpu_sync: bool) -> Reply {
     Reply::Imported(Imported {
         import: ObjectId(import),
         buffer: ObjectId(17),
-        at: AT,
+        at: Some(AT),
         layout: layout(sizes.len()),
         sizes: sizes.to_vec(),
         cpu_sync,

@@ -10,12 +10,13 @@ use tokio::sync::oneshot;
 use zbus::fdo::ConnectionCredentials;
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::zvariant::{self, OwnedObjectPath};
+use zbus::zvariant::{self, ObjectPath, OwnedObjectPath};
 use zbus::{Connection, DBusError, interface};
 
 use super::changes::{Changes, changes};
+use super::inhibit::InhibitError;
 use super::served::ask_bus;
-use super::{Asks, BusFacts, CauseRequest, ConnectRequest};
+use super::{Asks, BusFacts, CauseRequest, ConnectRequest, inhibit};
 
 /// The broker on the bus.
 #[derive(Clone)]
@@ -25,6 +26,9 @@ pub(super) struct Broker {
     pub(super) clients: u32,
     pub(super) devices: Vec<OwnedObjectPath>,
     pub(super) reports: String,
+    /// Neutral buffers, and their bytes.
+    pub(super) neutral: (u32, u64),
+    pub(super) inhibitors: Vec<inhibit::Row>,
 }
 
 /// What a call can fail with.
@@ -49,6 +53,9 @@ pub(super) fn changed(old: &Broker, new: &Broker) -> Changes {
     changes!(old, new, {
         "Clients": clients,
         "Devices": devices,
+        "NeutralBuffers": neutral_buffers,
+        "NeutralBytes": neutral_bytes,
+        "Inhibitors": inhibitors,
     })
 }
 
@@ -62,6 +69,26 @@ impl Broker {
     #[zbus(property(emits_changed_signal = "const"))]
     fn backend(&self) -> String {
         self.facts.backend.clone()
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn heap(&self) -> String {
+        self.facts.heap.clone()
+    }
+
+    #[zbus(property)]
+    fn neutral_buffers(&self) -> u32 {
+        self.neutral.0
+    }
+
+    #[zbus(property)]
+    fn neutral_bytes(&self) -> u64 {
+        self.neutral.1
+    }
+
+    #[zbus(property)]
+    fn inhibitors(&self) -> Vec<inhibit::Row> {
+        self.inhibitors.clone()
     }
 
     #[zbus(property)]
@@ -105,6 +132,22 @@ impl Broker {
         let request = ConnectRequest { socket: ours, pid, uid, gid, pidfd };
         self.asks.connects.send(request).map_err(|_| stopping())?;
         Ok(theirs.into())
+    }
+
+    /// Holds ejects up for as long as the caller keeps what it is given.
+    #[zbus(out_args("inhibitor"))]
+    async fn inhibit(
+        &self,
+        device: ObjectPath<'_>,
+        mode: &str,
+        who: &str,
+        why: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<zvariant::OwnedFd, InhibitError> {
+        let wanted = inhibit::read(&device, mode, who, why)?;
+        let caller = credentials(bus, &header).await?;
+        inhibit::inhibit(&self.asks, wanted, &caller).await
     }
 
     /// Why a fence, an import or a timeline's point of the caller's ended.

@@ -12,6 +12,8 @@ pub(super) struct Client(pub(super) ClientView);
 pub(super) fn changed(old: &Client, new: &Client) -> Changes {
     changes!(old, new, {
         "Name": name,
+        "OnLoss": on_loss,
+        "SurvivesRemoval": survives_removal,
         "Buffers": buffers,
         "Imports": imports,
         "Fences": fences,
@@ -44,6 +46,16 @@ impl Client {
     #[zbus(property(emits_changed_signal = "const"))]
     fn unit(&self) -> String {
         self.0.unit.clone()
+    }
+
+    #[zbus(property)]
+    fn on_loss(&self) -> String {
+        self.0.declared.on_loss.name().to_owned()
+    }
+
+    #[zbus(property)]
+    fn survives_removal(&self) -> bool {
+        self.0.declared.survives
     }
 
     #[zbus(property)]

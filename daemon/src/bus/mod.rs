@@ -22,6 +22,7 @@ mod broker;
 mod changes;
 mod client;
 mod device;
+mod inhibit;
 mod polkit;
 mod rehearse;
 mod served;
@@ -30,6 +31,7 @@ mod stream;
 mod task;
 
 pub use address::BusAddress;
+pub use inhibit::InhibitRequest;
 pub use rehearse::{NotScheduled, RehearseRequest};
 
 /// The name on the bus.
@@ -44,6 +46,8 @@ pub struct BusFacts {
     pub version: String,
     /// The backend that guards are made by.
     pub backend: String,
+    /// What neutral buffers are made from, or `none`.
+    pub heap: String,
     /// What probing the kernel found, as JSON.
     pub probe_json: String,
 }
@@ -86,6 +90,8 @@ pub struct Asks {
     causes: mpsc::UnboundedSender<CauseRequest>,
     /// `Rehearse()`.
     rehearsals: mpsc::UnboundedSender<RehearseRequest>,
+    /// `Inhibit()`.
+    inhibits: mpsc::UnboundedSender<InhibitRequest>,
     /// The calls that may wait for polkit, and somebody's password.
     authorities: Arc<Semaphore>,
 }
@@ -97,9 +103,10 @@ impl Asks {
         connects: mpsc::UnboundedSender<ConnectRequest>,
         causes: mpsc::UnboundedSender<CauseRequest>,
         rehearsals: mpsc::UnboundedSender<RehearseRequest>,
+        inhibits: mpsc::UnboundedSender<InhibitRequest>,
     ) -> Self {
         let authorities = Arc::new(Semaphore::new(polkit::MOST));
-        Self { connects, causes, rehearsals, authorities }
+        Self { connects, causes, rehearsals, inhibits, authorities }
     }
 }
 

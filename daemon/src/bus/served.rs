@@ -13,7 +13,7 @@ use super::changes::replace;
 use super::client::{self, Client};
 use super::device::{self, Device};
 use super::state::State;
-use super::{Asks, NAME, ROOT};
+use super::{Asks, NAME, ROOT, inhibit};
 use crate::view::{BusUpdate, DeviceView};
 
 /// The objects on a connection.
@@ -35,7 +35,12 @@ impl Served {
     ) -> zbus::Result<Self> {
         let root = ObjectPath::try_from(ROOT)?;
         let broker = connection.object_server().interface::<_, Broker>(root.clone()).await?;
-        broker.get_mut().await.reports = state.reports.clone();
+        {
+            let mut broker = broker.get_mut().await;
+            broker.reports = state.reports.clone();
+            broker.neutral = state.neutral;
+            broker.inhibitors = inhibit::rows(&state.inhibitors);
+        }
         let (devices, clients) = (BTreeMap::new(), BTreeMap::new());
         let mut served = Self { connection, asks: asks.clone(), broker, devices, clients };
         for view in state.devices.values() {
@@ -107,6 +112,16 @@ impl Served {
                 self.broker.get_mut().await.reports = reports;
                 Broker::reports_changed(self.broker.signal_emitter()).await
             }
+            BusUpdate::Neutral { buffers, bytes } => {
+                let old = self.broker.get().await.clone();
+                let new = Broker { neutral: (buffers, bytes), ..old };
+                replace(&self.broker, new, broker::changed).await
+            }
+            BusUpdate::Inhibitors(inhibitors) => {
+                let old = self.broker.get().await.clone();
+                let new = Broker { inhibitors: inhibit::rows(&inhibitors), ..old };
+                replace(&self.broker, new, broker::changed).await
+            }
         }
     }
 
@@ -175,7 +190,7 @@ async fn serve<I: Interface>(
     connection.object_server().interface(path).await
 }
 
-fn device_path(id: DeviceId) -> ObjectPath<'static> {
+pub(super) fn device_path(id: DeviceId) -> ObjectPath<'static> {
     ObjectPath::from_string_unchecked(format!("{ROOT}/device/d{id}"))
 }
 

@@ -4,18 +4,27 @@ use std::collections::BTreeMap;
 
 use dmashare_proto::{ClientId, DeviceId};
 
-use crate::view::{BusUpdate, ClientView, DeviceView};
+use crate::view::{BusUpdate, ClientView, DeviceView, InhibitorView};
 
 /// What is to be seen on the bus.
 pub(super) struct State {
     pub(super) devices: BTreeMap<DeviceId, DeviceView>,
     pub(super) clients: BTreeMap<ClientId, ClientView>,
     pub(super) reports: String,
+    /// Neutral buffers, and their bytes.
+    pub(super) neutral: (u32, u64),
+    pub(super) inhibitors: Vec<InhibitorView>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { devices: BTreeMap::new(), clients: BTreeMap::new(), reports: "[]".to_owned() }
+        Self {
+            devices: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            reports: "[]".to_owned(),
+            neutral: (0, 0),
+            inhibitors: Vec::new(),
+        }
     }
 }
 
@@ -36,6 +45,8 @@ impl State {
                 self.clients.remove(id);
             }
             BusUpdate::Reports(reports) => self.reports.clone_from(reports),
+            BusUpdate::Neutral { buffers, bytes } => self.neutral = (*buffers, *bytes),
+            BusUpdate::Inhibitors(inhibitors) => self.inhibitors.clone_from(inhibitors),
             BusUpdate::Lost { .. }
             | BusUpdate::Wedged { .. }
             | BusUpdate::RemovalRequested { .. } => {}

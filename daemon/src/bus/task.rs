@@ -129,6 +129,8 @@ impl Task {
             clients: 0,
             devices: Vec::new(),
             reports: String::new(),
+            neutral: (0, 0),
+            inhibitors: Vec::new(),
         };
         let connection = in_time(self.address.connect_with(ROOT, broker));
         tokio::pin!(connection);

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use tracing_subscriber::EnvFilter;
 
 use super::value::{self, Wrong};
-use super::{Backend, Config, ConfigError, DeviceMatch, DeviceOverride, Overdue};
+use super::{Backend, Config, ConfigError, DeviceMatch, DeviceOverride, Heap, Overdue};
 
 pub(super) type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>;
 
@@ -52,6 +52,13 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
         ],
     ),
     (
+        "neutral",
+        &[("heap", |to, v| {
+            let set = [Heap::Auto, Heap::Udmabuf, Heap::System, Heap::None];
+            value::word(v, &set, Heap::name).map(|word| to.heap = word)
+        })],
+    ),
+    (
         "limits",
         &[
             ("clients", |to, v| value::number(v, 1, MANY).map(|n| to.limits.clients = n)),
@@ -66,6 +73,9 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
             }),
             ("queue_messages", |to, v| {
                 value::number(v, 1, MANY).map(|n| to.limits.queue_messages = n)
+            }),
+            ("neutral_mib_per_uid", |to, v| {
+                value::number(v, 1, MANY).map(|n| to.limits.neutral_mib_per_uid = n)
             }),
             ("waits_per_client", |to, v| {
                 value::number(v, 1, MANY).map(|n| to.limits.waits_per_client = n)

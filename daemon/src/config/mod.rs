@@ -24,6 +24,8 @@ pub struct Config {
     pub broker: Broker,
     /// `[fence]`
     pub fence: Fence,
+    /// `neutral.heap`: what neutral buffers are made from.
+    pub heap: Heap,
     /// `[limits]`
     pub limits: Limits,
     /// `[log]`
@@ -85,6 +87,32 @@ pub enum Backend {
     None,
 }
 
+/// What neutral buffers are made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heap {
+    /// The best that this kernel offers, and the next one where that is full.
+    Auto,
+    /// `/dev/udmabuf`
+    Udmabuf,
+    /// `/dev/dma_heap/system`
+    System,
+    /// Nothing: none are made.
+    None,
+}
+
+impl Heap {
+    /// The word in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Udmabuf => "udmabuf",
+            Self::System => "system",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What clients may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -100,7 +128,9 @@ pub struct Limits {
     pub queue_messages: u32,
     /// Pending fences of one user, released or not: each costs descriptors until it ends.
     pub pending_fences_per_uid: u32,
-    /// Unanswered waits for points of one client. One loss may answer all of them at once, so they
+    /// MiB of neutral buffers of one user.
+    pub neutral_mib_per_uid: u32,
+    /// Unanswered waits for points, and allocations, of one client. One loss may answer all of them at once, so they
     /// are to fit into its queue.
     pub waits_per_client: u32,
 }
@@ -142,6 +172,7 @@ impl Default for Config {
         Self {
             broker: Broker::default(),
             fence: Fence::default(),
+            heap: Heap::Auto,
             limits: Limits::default(),
             log: Log::default(),
             liveness: Duration::from_secs(1),
@@ -181,6 +212,7 @@ impl Default for Limits {
             tokens_per_client: 16384,
             queue_messages: 256,
             pending_fences_per_uid: 16384,
+            neutral_mib_per_uid: 512,
             waits_per_client: 128,
         }
     }

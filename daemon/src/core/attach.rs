@@ -65,15 +65,21 @@ impl<H: Handles> Broker<H> {
             Owned::Import => {
                 let import = self.imports.get(&object);
                 match import.map(|import| (import.buffer, import.device)) {
-                    Some((buffer, device)) if self.at(device).is_ok() => Ok(buffer),
                     // Lost, and not acknowledged yet.
-                    Some((_, device)) => Err(self.lost_error(device)),
+                    Some((_, Some(device))) if self.at(device).is_err() => {
+                        Err(self.lost_error(device))
+                    }
+                    Some((buffer, _)) => Ok(buffer),
                     None => Err(WireError::new(ErrorCode::UNKNOWN_OBJECT, "the import is gone")
                         .about(object.0)),
                 }
             }
             Owned::Lost(device) => Err(self.lost_error(device)),
-            Owned::Fence | Owned::FenceImport | Owned::Timeline | Owned::TimelineImport => {
+            Owned::Fence
+            | Owned::FenceImport
+            | Owned::Timeline
+            | Owned::TimelineImport
+            | Owned::Inhibitor => {
                 Err(WireError::new(ErrorCode::WRONG_OBJECT, "this is no buffer").about(object.0))
             }
         }

@@ -5,29 +5,53 @@ use std::collections::HashSet;
 use dmashare_proto::message::{GuardKind, Imported, Layout, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
+use super::neutral::Charge;
 use super::{Broker, CheckedPlane, Handles, Owned, layout};
 use crate::devices::NodeId;
 use crate::gate::{DeviceRef, Gate, Kind};
 
-/// An exported buffer. It lives while its exporter or an import holds it.
+/// An exported or allocated buffer. It lives while its exporter or an import holds it.
 #[derive(Debug)]
 pub(super) struct Buffer<F> {
-    pub device: DeviceId,
+    /// What made it; `None` for a neutral one.
+    pub device: Option<DeviceId>,
     pub exporter: Option<ClientId>,
     pub layout: Layout,
     pub planes: Vec<CheckedPlane<F>>,
     pub imports: HashSet<ObjectId>,
-    pub _reference: DeviceRef,
+    pub cpu_sync: bool,
+    pub _cost: Cost,
+}
+
+/// What a buffer costs until it is dropped.
+#[derive(Debug)]
+pub(super) enum Cost {
+    Exported(#[allow(dead_code, reason = "it is held, not looked at")] DeviceRef),
+    Neutral(#[allow(dead_code, reason = "it is held, not looked at")] Charge),
 }
 
 /// One client's use of a buffer. After a loss it stands for what the client still has to let go of.
 #[derive(Debug)]
 pub(super) struct Import {
-    pub device: DeviceId,
+    /// The exporter device; `None` where the buffer is neutral.
+    pub device: Option<DeviceId>,
     pub buffer: ObjectId,
     pub client: ClientId,
     pub inodes: Vec<u64>,
-    pub _reference: DeviceRef,
+    pub _reference: Option<DeviceRef>,
+}
+
+impl<F> Buffer<F> {
+    pub fn neutral(
+        client: ClientId,
+        layout: Layout,
+        planes: Vec<CheckedPlane<F>>,
+        cpu_sync: bool,
+        charge: Charge,
+    ) -> Self {
+        let (device, exporter, imports) = (None, Some(client), HashSet::new());
+        Self { device, exporter, layout, planes, imports, cpu_sync, _cost: Cost::Neutral(charge) }
+    }
 }
 
 impl<H: Handles> Broker<H> {
@@ -58,12 +82,14 @@ impl<H: Handles> Broker<H> {
         self.buffers.insert(
             id,
             Buffer {
-                device,
+                device: Some(device),
                 exporter: Some(client),
                 layout,
                 planes,
                 imports: HashSet::new(),
-                _reference: reference,
+                // Only simulated buffers are plain memory.
+                cpu_sync: self.backend != GuardKind::Simulated,
+                _cost: Cost::Exported(reference),
             },
         );
         self.note(client, id, Owned::Buffer);
@@ -91,9 +117,14 @@ impl<H: Handles> Broker<H> {
             .about(object.0));
         };
         let device = buffer.device;
-        let at = self.at(device)?;
-        let reference = Gate::acquire(&self.devices[&device].gate, Kind::Import)
-            .map_err(|_| self.lost_error(device))?;
+        let at = device.map(|device| self.at(device)).transpose()?;
+        let reference = match device {
+            Some(device) => Some(
+                Gate::acquire(&self.devices[&device].gate, Kind::Import)
+                    .map_err(|_| self.lost_error(device))?,
+            ),
+            None => None,
+        };
         let import = self.ids.object();
         let inodes = buffer.planes.iter().map(|plane| plane.inode).collect();
         let imported = Imported {
@@ -102,8 +133,7 @@ impl<H: Handles> Broker<H> {
             at,
             layout: buffer.layout.clone(),
             sizes: buffer.planes.iter().map(|plane| plane.size).collect(),
-            // Only simulated buffers are plain memory.
-            cpu_sync: self.backend != GuardKind::Simulated,
+            cpu_sync: buffer.cpu_sync,
         };
         let fds = buffer.planes.iter().map(|plane| plane.fd.clone()).collect();
         self.imports.insert(
@@ -115,7 +145,9 @@ impl<H: Handles> Broker<H> {
         }
         self.use_token(&token);
         self.note(client, import, Owned::Import);
-        self.touch(device, |device| device.imports.insert(import));
+        if let Some(device) = device {
+            self.touch(device, |device| device.imports.insert(import));
+        }
         Ok((Reply::Imported(imported), fds))
     }
 
@@ -128,7 +160,9 @@ impl<H: Handles> Broker<H> {
 
     pub(super) fn drop_import(&mut self, id: ObjectId) {
         let Some(import) = self.imports.remove(&id) else { return };
-        self.touch(import.device, |device| device.imports.remove(&id));
+        if let Some(device) = import.device {
+            self.touch(device, |device| device.imports.remove(&id));
+        }
         if let Some(buffer) = self.buffers.get_mut(&import.buffer) {
             buffer.imports.remove(&id);
         }
@@ -142,7 +176,12 @@ impl<H: Handles> Broker<H> {
             self.buffers.remove(&id);
             let dropped = self.tokens.drop_for(id);
             self.count_tokens(&dropped);
-            self.touch(device, |device| device.buffers.remove(&id));
+            match device {
+                Some(device) => {
+                    self.touch(device, |device| device.buffers.remove(&id));
+                }
+                None => self.neutral_dirty = true,
+            }
         }
     }
 }
@@ -155,7 +194,7 @@ fn device_made(driver: &str, exporter: &str) -> Result<(), String> {
     const OWN: [&str; 5] = ["virtio_gpu", "i915", "xe", "nvidia", "vmwgfx"];
     match exporter {
         "udmabuf" | "system" | "system_uncached" | "linux,cma" => {
-            Err(format!("it was made by `{exporter}` and belongs to no GPU"))
+            Err(format!("it was made by `{exporter}` and belongs to no GPU; use Allocate"))
         }
         "drm" if OWN.contains(&driver) => {
             Err(format!("its exporter is a driver that uses DRM's helper, not {driver}"))

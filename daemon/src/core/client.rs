@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use dmashare_proto::message::Declare;
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Reply, WireError};
 
 use super::rehearse::Epochs;
@@ -31,6 +32,8 @@ pub(super) enum Owned {
     Timeline,
     /// A handle on a timeline that it imported.
     TimelineImport,
+    /// What holds ejects up.
+    Inhibitor,
     /// Something of a device that was lost: kept so that the client is told why it is gone.
     Lost(DeviceId),
 }
@@ -40,9 +43,11 @@ pub(super) struct Client {
     pub creds: Credentials,
     pub name: String,
     pub greeted: bool,
+    /// What it states of itself.
+    pub declared: Declare,
     pub objects: HashMap<ObjectId, Owned>,
     pub tokens: usize,
-    /// Unanswered `WaitPoint`s.
+    /// Unanswered `WaitPoint`s and `Allocate`s.
     pub waits: usize,
     /// Devices that it knows by other ids, since a loss was rehearsed for it alone.
     pub epochs: Epochs,
@@ -78,6 +83,7 @@ impl<H: Handles> Broker<H> {
                 creds,
                 name: String::new(),
                 greeted: false,
+                declared: Declare::default(),
                 objects: HashMap::new(),
                 tokens: 0,
                 waits: 0,
@@ -122,6 +128,29 @@ impl<H: Handles> Broker<H> {
         Ok(())
     }
 
+    /// Makes room for one more request that is answered later, and counts it.
+    pub(super) fn one_more_wait(&mut self, client: ClientId) -> Result<(), WireError> {
+        let limit = self.limits.waits_per_client;
+        let Some(client) = self.clients.get_mut(&client) else { return Ok(()) };
+        if client.waits >= limit {
+            return Err(WireError::new(
+                ErrorCode::OVER_QUOTA,
+                format!("limits.waits_per_client = {limit} waits are unanswered; await some first"),
+            ));
+        }
+        client.waits += 1;
+        Ok(())
+    }
+
+    /// `Declare`.
+    pub(super) fn declare(&mut self, client: ClientId, declare: Declare) -> Reply {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.declared = declare;
+        }
+        self.dirty_clients.insert(client);
+        Reply::Done(())
+    }
+
     pub(super) fn note(&mut self, client: ClientId, object: ObjectId, what: Owned) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.insert(object, what);
@@ -149,6 +178,7 @@ impl<H: Handles> Broker<H> {
             Owned::Timeline | Owned::TimelineImport => {
                 self.drop_timeline_handle(client, object, out);
             }
+            Owned::Inhibitor => self.drop_inhibitor(object),
             Owned::Lost(_) => {}
         }
     }

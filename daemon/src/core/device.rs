@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use dmashare_proto::message::{Cause, DeviceAt, DeviceInfo, Event};
+use dmashare_proto::message::{Cause, DeviceAt, DeviceInfo, Event, RemovalRequested};
 use dmashare_proto::report::Step;
 use dmashare_proto::state_page::{DeviceState, SLOTS, Word};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
@@ -154,9 +154,14 @@ impl<H: Handles> Broker<H> {
 
     /// Somebody wants a device that is still there to be let go of (a synthetic `remove`).
     pub fn removal_requested(&mut self, device: DeviceId, why: String, out: &mut Effects<H>) {
-        if self.devices.contains_key(&device) {
-            out.push(Effect::TellRemovalRequested(device, why));
+        if self.devices.get(&device).is_none_or(|device| device.lost.is_some()) {
+            return;
         }
+        self.broadcast(
+            &Event::RemovalRequested(RemovalRequested { device, why: why.clone() }),
+            out,
+        );
+        out.push(Effect::TellRemovalRequested(device, why));
     }
 
     /// Devices that may keep timelines, with their nodes: those that stay come first.

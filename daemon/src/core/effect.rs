@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use dmashare_proto::message::{Cause, Event, GuardKind, Layout, PointAt, Policy, Reply};
+use dmashare_proto::message::{
+    Cause, Event, GuardKind, Layout, LossPolicy, PointAt, Policy, Reply,
+};
 use dmashare_proto::report::Step;
 use dmashare_proto::state_page::Word;
 use dmashare_proto::{ClientId, DeviceId, ObjectId, Token, WireError, message};
 
+use super::neutral::Allocation;
 use crate::devices::{DeviceDesc, NodeId};
 use crate::gate::Gate;
 use crate::view::{Counts, DeviceView};
@@ -97,6 +100,12 @@ pub enum Checked<H: Handles> {
     WaitPoint(PointAt),
     /// See [`message::Request::AttachFence`].
     AttachFence(message::AttachFence),
+    /// See [`message::Request::Allocate`].
+    Allocate(message::Allocate),
+    /// See [`message::Request::Declare`].
+    Declare(message::Declare),
+    /// See [`message::Request::Inhibit`].
+    Inhibit(message::Inhibit),
 }
 
 /// A new timeline.
@@ -280,6 +289,8 @@ pub enum Effect<H: Handles> {
         /// Who has to wait.
         access: message::Access,
     },
+    /// Make the memory of a neutral buffer, and call [`super::Broker::allocated`].
+    Allocate(Allocation),
     /// Watch a device's removal. Also sent again when it gets another node.
     AddDevice {
         /// The device.
@@ -318,6 +329,8 @@ pub enum Effect<H: Handles> {
         client: ClientId,
         /// Identities of the dma-bufs that it was to let go of.
         inodes: Vec<u64>,
+        /// What it wants done with it.
+        on_loss: LossPolicy,
     },
     /// Tell the bus that a device is lost.
     TellLost {

@@ -218,7 +218,11 @@ impl<H: Handles> Broker<H> {
             Owned::Fence => object,
             Owned::FenceImport => self.fence_imports.get(&object).copied().unwrap_or(object),
             Owned::Lost(device) => return Err(self.lost_error(device)),
-            Owned::Buffer | Owned::Import | Owned::Timeline | Owned::TimelineImport => {
+            Owned::Buffer
+            | Owned::Import
+            | Owned::Timeline
+            | Owned::TimelineImport
+            | Owned::Inhibitor => {
                 return Err(
                     WireError::new(ErrorCode::WRONG_OBJECT, "this is no fence").about(object.0)
                 );

@@ -19,9 +19,11 @@ mod device;
 mod effect;
 mod fences;
 mod ids;
+mod inhibit;
 mod layout;
 #[cfg(test)]
 mod model;
+mod neutral;
 mod points;
 mod rehearse;
 mod timelines;
@@ -38,6 +40,7 @@ pub use effect::{
 };
 pub use fences::ended;
 pub use ids::IdSource;
+pub use neutral::{Allocation, Charge};
 pub use rehearse::{NotRehearsed, Rehearsed};
 pub use timelines::PointPlan;
 pub use unplug::Sweep;
@@ -66,6 +69,8 @@ pub struct Limits {
     pub pending_fences_per_uid: usize,
     /// Unanswered waits for points of one client.
     pub waits_per_client: usize,
+    /// Bytes of neutral buffers of one user.
+    pub neutral_bytes_per_uid: u64,
     /// A fence's deadline where the client states none, in nanoseconds.
     pub deadline_ns: u64,
     /// The longest deadline that a client may state, in nanoseconds.
@@ -106,12 +111,16 @@ pub struct Broker<H: Handles> {
     timeline_imports: HashMap<ObjectId, ObjectId>,
     /// Timelines of which a point has ended or a handle has gone in this event.
     moved: BTreeSet<ObjectId>,
+    accounts: neutral::Accounts,
+    inhibitors: BTreeMap<ObjectId, inhibit::Inhibitor>,
     tokens: Tokens,
     causes: Causes,
     reports: VecDeque<UnplugReport>,
     dirty_devices: BTreeSet<DeviceId>,
     dirty_clients: BTreeSet<ClientId>,
     reports_dirty: bool,
+    neutral_dirty: bool,
+    inhibitors_dirty: bool,
 }
 
 impl<H: Handles> Broker<H> {
@@ -142,12 +151,16 @@ impl<H: Handles> Broker<H> {
             timelines: HashMap::new(),
             timeline_imports: HashMap::new(),
             moved: BTreeSet::new(),
+            accounts: neutral::Accounts::default(),
+            inhibitors: BTreeMap::new(),
             tokens: Tokens::default(),
             causes: Causes::default(),
             reports: VecDeque::new(),
             dirty_devices: BTreeSet::new(),
             dirty_clients: BTreeSet::new(),
             reports_dirty: false,
+            neutral_dirty: false,
+            inhibitors_dirty: false,
         }
     }
 
@@ -210,6 +223,9 @@ impl<H: Handles> Broker<H> {
             Checked::QueryPoint(at) => return self.query_point(client, id, at, out),
             Checked::WaitPoint(at) => return self.wait_point(client, id, at, out),
             Checked::AttachFence(attach) => return self.attach_fence(client, id, attach, out),
+            Checked::Allocate(wanted) => return self.allocate(client, id, wanted, out),
+            Checked::Declare(declare) => plain(Ok(self.declare(client, declare))),
+            Checked::Inhibit(inhibit) => plain(self.inhibit(client, inhibit)),
         };
         // The reply goes out before what the request led to (a loss that became complete), but
         // after what has to be done first (the watch on a fence).

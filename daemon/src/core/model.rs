@@ -16,6 +16,7 @@ use super::*;
 use crate::devices::{DeviceDesc, NodeDesc};
 use crate::gate::Gate;
 
+mod neutral;
 mod rehearsals;
 
 /// A descriptor that counts itself.
@@ -73,6 +74,14 @@ enum Op {
     /// The reactor loses a device that is there, and the core hears of it later.
     Rehearse(usize),
     RehearseFor(usize, usize, bool),
+    /// A client, how large, how its memory comes: at once, later, or not at all.
+    Allocate(usize, u32, u8),
+    /// Memory that was to come later comes.
+    Allocated(usize, bool),
+    Declare(usize, usize, bool),
+    Inhibit(usize, usize, u8),
+    /// A program on the bus takes an inhibitor, or closes one.
+    InhibitByBus(usize, u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -106,6 +115,11 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (n.clone(), n.clone(), n.clone()).prop_map(|(a, b, c)| Op::Attach(a, b, c)),
         1 => n.clone().prop_map(Op::Rehearse),
         3 => (n.clone(), n.clone(), any::<bool>()).prop_map(|(a, b, c)| Op::RehearseFor(a, b, c)),
+        4 => (n.clone(), 1..1500_u32, 0..4_u8).prop_map(|(a, b, c)| Op::Allocate(a, b, c)),
+        3 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Op::Allocated(a, b)),
+        1 => (n.clone(), n.clone(), any::<bool>()).prop_map(|(a, b, c)| Op::Declare(a, b, c)),
+        2 => (n.clone(), n.clone(), 0..4_u8).prop_map(|(a, b, c)| Op::Inhibit(a, b, c)),
+        1 => (n.clone(), 0..4_u8).prop_map(|(a, b)| Op::InhibitByBus(a, b)),
     ]
 }
 
@@ -140,6 +154,10 @@ struct Model {
     /// Waits that are not answered, and whose they are.
     waits: HashMap<u64, ClientId>,
     asked_to_wait: HashSet<u64>,
+    /// Memory that is being made.
+    allocations: Vec<Allocation>,
+    /// Held by programs on the bus.
+    held: Vec<ObjectId>,
 }
 
 impl Model {
@@ -152,6 +170,7 @@ impl Model {
             tokens_per_client: 6,
             pending_fences_per_uid: 20,
             waits_per_client: 4,
+            neutral_bytes_per_uid: neutral::QUOTA,
             deadline_ns: 1_000_000_000,
             max_deadline_ns: 10_000_000_000,
             max_deadline_by: "the model".to_owned(),
@@ -184,6 +203,8 @@ impl Model {
             lines: HashMap::new(),
             waits: HashMap::new(),
             asked_to_wait: HashSet::new(),
+            allocations: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -213,8 +234,12 @@ impl Model {
                                 }
                                 Reply::Imported(it) => {
                                     self.fresh(it.import.0);
-                                    self.knows(client, it.at.device);
+                                    if let Some(at) = it.at {
+                                        self.knows(client, at.device);
+                                    }
                                 }
+                                Reply::Allocated(it) => self.fresh(it.buffer.0),
+                                Reply::Inhibited(it) => self.fresh(it.0),
                                 Reply::FenceShared(it) => {
                                     self.fresh(it.fence.0);
                                     self.knows(client, it.at.device);
@@ -280,6 +305,7 @@ impl Model {
                         sent.extend(self.carry_out(out));
                     }
                 }
+                Effect::Allocate(allocation) => self.allocations.push(allocation),
                 Effect::AddTimeline { timeline, line, .. } => {
                     assert!(self.lines.insert(timeline, line).is_none());
                 }
@@ -389,7 +415,7 @@ impl Model {
                     Owned::Fence | Owned::Timeline => (object, true),
                     Owned::FenceImport => (&self.broker.fence_imports[object], false),
                     Owned::TimelineImport => (&self.broker.timeline_imports[object], false),
-                    Owned::Buffer | Owned::Import | Owned::Lost(_) => continue,
+                    Owned::Buffer | Owned::Import | Owned::Inhibitor | Owned::Lost(_) => continue,
                 };
                 holders.entry(*of).or_default().insert((client, shares));
             }
@@ -413,13 +439,13 @@ impl Model {
                         let timeline = self.broker.timeline_imports[&object];
                         format!("{timeline} {:?}", self.broker.timelines[&timeline].lost)
                     }
-                    Owned::Buffer => format!("{}", self.broker.buffers[&object].device),
+                    Owned::Buffer => format!("{:?}", self.broker.buffers[&object].device),
                     Owned::Import => {
                         let import = &self.broker.imports[&object];
                         let buffer = self.broker.buffers.contains_key(&import.buffer);
-                        format!("{} {buffer}", import.device)
+                        format!("{:?} {buffer}", import.device)
                     }
-                    Owned::Lost(_) => String::new(),
+                    Owned::Inhibitor | Owned::Lost(_) => String::new(),
                 };
                 all.push((other, object, format!("{what:?} {stands}")));
             }
@@ -443,7 +469,7 @@ impl Model {
         }
         let (holders, others) = (self.holders(), self.of_others(client));
         let imports = self.broker.imports.values();
-        let imports = imports.filter(|it| it.client == client && it.device == device).count();
+        let imports = imports.filter(|it| it.client == client && it.device == Some(device)).count();
         let knew = self.named(client, device);
         let mut out = Vec::new();
         let result = self.broker.rehearse_for(self.now_ns, 0, device, client, guards, &mut out);
@@ -921,6 +947,11 @@ impl Model {
                 self.rehearsed.extend(&self.closed[before..]);
             }
             Op::RehearseFor(n, m, guards_fail) => self.rehearse_for(n, m, guards_fail),
+            Op::Allocate(n, height, how) => self.allocate(n, height, how),
+            Op::Allocated(n, ok) => self.memory_comes(n, ok),
+            Op::Declare(n, m, survives) => self.declare(n, m, survives),
+            Op::Inhibit(n, m, how) => self.inhibit(n, m, how),
+            Op::InhibitByBus(n, how) => self.inhibit_by_bus(n, how),
             Op::Tick(by) => {
                 self.now_ns += by;
                 let mut out = Vec::new();
@@ -971,6 +1002,7 @@ impl Model {
 
     fn check(&mut self) {
         self.check_causes();
+        self.check_neutral();
         // Who has left is not answered.
         let clients = &self.broker.clients;
         self.waits.retain(|_, client| clients.contains_key(client));
@@ -978,8 +1010,8 @@ impl Model {
         for (id, device) in &broker.devices {
             let counts = device.gate.counts();
             let count = |n: usize| u32::try_from(n).unwrap();
-            let buffers = broker.buffers.values().filter(|it| it.device == *id).count();
-            let imports = broker.imports.values().filter(|it| it.device == *id).count();
+            let buffers = broker.buffers.values().filter(|it| it.device == Some(*id)).count();
+            let imports = broker.imports.values().filter(|it| it.device == Some(*id)).count();
             let fences = broker
                 .fences
                 .values()
@@ -1008,10 +1040,12 @@ impl Model {
             }
         }
         for object in broker.tokens.usable() {
-            let device = broker
-                .buffers
-                .get(&object)
-                .map(|buffer| buffer.device)
+            let buffer = broker.buffers.get(&object);
+            if buffer.is_some_and(|buffer| buffer.device.is_none()) {
+                continue;
+            }
+            let device = buffer
+                .and_then(|buffer| buffer.device)
                 .or_else(|| broker.fences.get(&object).map(|fence| fence.at.device))
                 .or_else(|| broker.timelines.get(&object).map(|it| it.at.device));
             let device = device.expect("a usable token is of something");
@@ -1026,7 +1060,7 @@ impl Model {
             );
         }
         // I5: descriptors in the tables, the fake reactor's, and the state page are all there is.
-        let planes: usize = broker.buffers.values().map(|buffer| buffer.planes.len()).sum();
+        let planes: usize = broker.buffers.values().map(neutral::descriptors).sum();
         let pending = broker.fences.values().filter(|fence| fence.pending.is_some()).count();
         let given = broker.fences.values().filter_map(|fence| fence.pending.as_ref());
         let given = given.filter(|pending| pending.fd.is_some()).count();
@@ -1054,7 +1088,8 @@ impl Model {
             );
         }
         for (client, known) in &broker.clients {
-            let waits = self.waits.values().filter(|of| *of == client).count();
+            let made = self.allocations.iter().filter(|it| it.client == *client).count();
+            let waits = made + self.waits.values().filter(|of| *of == client).count();
             assert_eq!(known.waits, waits, "waits of {client}");
             assert!(waits <= 4, "I8: {client} waits too often");
 
@@ -1106,6 +1141,7 @@ proptest! {
         prop_assert!(model.broker.fence_imports.is_empty());
         prop_assert!(model.broker.timelines.is_empty());
         prop_assert!(model.broker.timeline_imports.is_empty());
+        model.nothing_neutral_is_left();
         prop_assert_eq!(model.open.get(), 1);
     }
 }

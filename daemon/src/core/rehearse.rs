@@ -220,7 +220,9 @@ impl<H: Handles> Broker<H> {
                     devices.iter_mut().for_each(|device| rename(&mut device.at.device));
                 }
                 Reply::Exported(it) => rename(&mut it.at.device),
-                Reply::Imported(it) => rename(&mut it.at.device),
+                Reply::Imported(it) => {
+                    it.at.iter_mut().for_each(|at| rename(&mut at.device));
+                }
                 Reply::FenceShared(it) => rename(&mut it.at.device),
                 Reply::FenceImported(it) => rename(&mut it.at.device),
                 Reply::Timeline(it) => rename(&mut it.at.device),
@@ -238,6 +240,7 @@ impl<H: Handles> Broker<H> {
                 Event::DeviceLost(it) => rename(&mut it.device),
                 Event::DeviceGone(device) => rename(device),
                 Event::DeviceWedged(it) => rename(&mut it.device),
+                Event::RemovalRequested(it) => rename(&mut it.device),
                 _ => {}
             },
         }
@@ -305,12 +308,12 @@ impl<H: Handles> Broker<H> {
         let mut moved = HashSet::new();
         let Some(from) = self.devices.get_mut(&device) else { return 0 };
         for (&id, import) in &mut self.imports {
-            if import.client != client || import.device != device {
+            if import.client != client || import.device != Some(device) {
                 continue;
             }
             let Ok(reference) = Gate::acquire(&gate, Kind::Import) else { continue };
-            import.device = epoch;
-            import._reference = reference;
+            import.device = Some(epoch);
+            import._reference = Some(reference);
             from.imports.remove(&id);
             moved.insert(id);
         }
@@ -344,7 +347,7 @@ impl<H: Handles> Broker<H> {
     fn give_up_buffers(&mut self, client: ClientId, device: DeviceId, epoch: DeviceId) -> u32 {
         let of = |buffer: &ObjectId| self.buffers.get(buffer).map(|it| (it.device, it.exporter));
         let mine: Vec<ObjectId> = (self.devices[&device].buffers.iter().copied())
-            .filter(|buffer| of(buffer) == Some((device, Some(client))))
+            .filter(|buffer| of(buffer) == Some((Some(device), Some(client))))
             .collect();
         for &buffer in &mine {
             self.drop_tokens(buffer);

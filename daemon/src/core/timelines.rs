@@ -174,7 +174,11 @@ impl<H: Handles> Broker<H> {
                 Ok((self.timeline_imports.get(&object).copied().unwrap_or(object), false))
             }
             Owned::Lost(device) => Err(self.lost_error(device)),
-            Owned::Buffer | Owned::Import | Owned::Fence | Owned::FenceImport => {
+            Owned::Buffer
+            | Owned::Import
+            | Owned::Fence
+            | Owned::FenceImport
+            | Owned::Inhibitor => {
                 Err(WireError::new(ErrorCode::WRONG_OBJECT, "this is no timeline").about(object.0))
             }
         }

@@ -105,6 +105,13 @@ impl<H: Handles> Broker<H> {
                 )
                 .about(grant.object.0));
             }
+            Owned::Inhibitor => {
+                return Err(WireError::new(
+                    ErrorCode::WRONG_OBJECT,
+                    "this is an inhibitor, which nobody can import",
+                )
+                .about(grant.object.0));
+            }
         }
         if grant.uses == 0 || grant.ttl_ms == 0 || grant.ttl_ms > MAX_TOKEN_TTL_MS {
             return Err(WireError::new(

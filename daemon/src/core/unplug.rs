@@ -123,8 +123,12 @@ impl<H: Handles> Broker<H> {
                         .map(|fence| fence.at.device)
                 };
                 match what {
-                    Owned::Buffer => mine.buffers += of(self.buffers.get(object).map(|b| b.device)),
-                    Owned::Import => mine.imports += of(self.imports.get(object).map(|i| i.device)),
+                    Owned::Buffer => {
+                        mine.buffers += of(self.buffers.get(object).and_then(|b| b.device))
+                    }
+                    Owned::Import => {
+                        mine.imports += of(self.imports.get(object).and_then(|i| i.device))
+                    }
                     Owned::Fence => mine.fences += of(pending(object)),
                     Owned::FenceImport => {
                         mine.fences += of(self.fence_imports.get(object).and_then(pending));
@@ -134,7 +138,7 @@ impl<H: Handles> Broker<H> {
                         let timeline = self.timeline_imports.get(object).unwrap_or(object);
                         mine.fences += self.points_of(id, timeline);
                     }
-                    Owned::Lost(_) => {}
+                    Owned::Inhibitor | Owned::Lost(_) => {}
                 }
             }
             had.insert(client, mine);
@@ -298,7 +302,9 @@ impl<H: Handles> Broker<H> {
                 late.entry(import.client).or_default().extend(&import.inodes);
             }
             for (client, inodes) in late {
-                out.push(Effect::Overdue { device: id, client, inodes });
+                let on_loss =
+                    self.clients.get(&client).map(|it| it.declared.on_loss).unwrap_or_default();
+                out.push(Effect::Overdue { device: id, client, inodes, on_loss });
             }
         }
         self.after(out);

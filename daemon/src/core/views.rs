@@ -10,7 +10,11 @@ impl<H: Handles> Broker<H> {
     /// Whether there is anything for [`Self::take_updates`].
     #[must_use]
     pub fn has_updates(&self) -> bool {
-        !self.dirty_devices.is_empty() || !self.dirty_clients.is_empty() || self.reports_dirty
+        !self.dirty_devices.is_empty()
+            || !self.dirty_clients.is_empty()
+            || self.reports_dirty
+            || self.neutral_dirty
+            || self.inhibitors_dirty
     }
 
     /// Snapshots of what has changed.
@@ -19,6 +23,16 @@ impl<H: Handles> Broker<H> {
         if std::mem::take(&mut self.reports_dirty) {
             let reports = serde_json::to_string(&self.reports).unwrap_or_default();
             updates.push(BusUpdate::Reports(reports));
+        }
+        if std::mem::take(&mut self.neutral_dirty) {
+            let buffers = self.buffers.values().filter(|buffer| buffer.device.is_none()).count();
+            updates.push(BusUpdate::Neutral {
+                buffers: u32::try_from(buffers).unwrap_or(u32::MAX),
+                bytes: self.accounts.total(),
+            });
+        }
+        if std::mem::take(&mut self.inhibitors_dirty) {
+            updates.push(BusUpdate::Inhibitors(self.inhibitor_views()));
         }
         for id in std::mem::take(&mut self.dirty_devices) {
             updates.push(match self.device_view(id) {
@@ -79,7 +93,7 @@ impl<H: Handles> Broker<H> {
                 Owned::Fence => counts.fences += pending(Some(object)),
                 Owned::FenceImport => counts.fences += pending(self.fence_imports.get(object)),
                 Owned::Timeline | Owned::TimelineImport => counts.timelines += 1,
-                Owned::Lost(_) => {}
+                Owned::Inhibitor | Owned::Lost(_) => {}
             }
         }
         Some(ClientView {
@@ -88,6 +102,7 @@ impl<H: Handles> Broker<H> {
             uid: client.creds.uid,
             name: client.name.clone(),
             unit: client.creds.unit.clone(),
+            declared: client.declared,
             counts,
         })
     }

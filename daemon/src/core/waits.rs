@@ -132,21 +132,14 @@ impl<H: Handles> Broker<H> {
     ) -> Result<(), WireError> {
         let (object, _) = self.timeline_named(client, at.timeline)?;
         check_point(at)?;
-        let limit = self.limits.waits_per_client;
-        let Some(known) = self.clients.get_mut(&client) else { return Ok(()) };
-        let Some(timeline) = self.timelines.get_mut(&object) else { return Ok(()) };
+        let Some(timeline) = self.timelines.get(&object) else { return Ok(()) };
         let state = timeline.state(at.point);
         if state.is_over() {
             out.push(Effect::reply(client, id, Reply::PointState(state)));
             return Ok(());
         }
-        if known.waits >= limit {
-            return Err(WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!("limits.waits_per_client = {limit} waits are unanswered; await some first"),
-            ));
-        }
-        known.waits += 1;
+        self.one_more_wait(client)?;
+        let Some(timeline) = self.timelines.get_mut(&object) else { return Ok(()) };
         let wait = Wait { client, handle: at.timeline, id };
         timeline.waits.entry(at.point).or_default().push(wait);
         if timeline.direction == Direction::Release && timeline.watched.insert(at.point) {

@@ -89,6 +89,12 @@ impl Shell {
                 let result = self.attach(&fence, &buffers, access);
                 self.event(|broker, out| broker.attached(client, id, result, out));
             }
+            Effect::Allocate(allocation) => {
+                // Without the task nobody is served any more; the reply is not missed.
+                if self.allocations.send(allocation).is_err() {
+                    tracing::debug!("stopping; nothing is allocated any more");
+                }
+            }
             Effect::AddDevice { device, desc, gate, slot, word } => {
                 tracing::info!(
                     device = device.0,
@@ -111,9 +117,9 @@ impl Shell {
             Effect::ScanImplicit(device, buffers) => self.scan_implicit(device, buffers),
             Effect::Close(fds) => drop(fds),
             Effect::Mark(device, step) => self.mark(device, step),
-            Effect::Overdue { device, client, inodes } => {
+            Effect::Overdue { device, client, inodes, on_loss } => {
                 if let Some(outbox) = self.connections.get(&client) {
-                    let late = overdue::Late { device, client, pid: outbox.pid, inodes };
+                    let late = overdue::Late { device, client, pid: outbox.pid, inodes, on_loss };
                     if self.late.send(late).is_err() {
                         tracing::debug!("stopping; late clients are not met any more");
                     }

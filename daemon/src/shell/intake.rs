@@ -122,6 +122,9 @@ pub(super) fn check(
         Request::QueryPoint(at) => expect(0..=0).map(|()| Checked::QueryPoint(at)),
         Request::WaitPoint(at) => expect(0..=0).map(|()| Checked::WaitPoint(at)),
         Request::AttachFence(attach) => expect(0..=0).map(|()| Checked::AttachFence(attach)),
+        Request::Allocate(wanted) => expect(0..=0).map(|()| Checked::Allocate(wanted)),
+        Request::Declare(declare) => expect(0..=0).map(|()| Checked::Declare(declare)),
+        Request::Inhibit(inhibit) => expect(0..=0).map(|()| Checked::Inhibit(inhibit)),
         _ => Err(WireError::new(ErrorCode::UNKNOWN_MESSAGE, format!("{name} is not served"))),
     }
 }

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Overdue;
-use crate::core::{Broker, Effects, Handles};
+use crate::core::{Allocation, Broker, Effects, Handles};
 use crate::guard::{Ender, GuardBackend};
 use crate::kernel::Machine;
 use crate::reactor::Reactor;
@@ -25,11 +25,13 @@ use crate::state_page::StatePage;
 use crate::timeline::NewLine;
 use crate::view::BusUpdate;
 
+mod allocations;
 mod arrivals;
 mod connection;
 mod discard;
 mod effects;
 mod id_file;
+mod inhibit;
 mod intake;
 mod listener;
 mod notices;
@@ -75,6 +77,8 @@ pub struct Shell {
     deadline_changed: Rc<Notify>,
     /// Clients whose late acknowledgement is to be met, for the task that looks at them.
     late: UnboundedSender<overdue::Late>,
+    /// Neutral buffers to be made, for the task that makes them.
+    allocations: UnboundedSender<Allocation>,
     socket: PathBuf,
 }
 

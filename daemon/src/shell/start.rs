@@ -12,13 +12,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Shared, Shell, arrivals, id_file, listener, overdue, rehearse, tasks};
+use super::{
+    Shared, Shell, allocations, arrivals, id_file, inhibit, listener, overdue, rehearse, tasks,
+};
 use crate::bus::{self, BusAddress, BusFacts};
 use crate::config::Config;
 use crate::core::{Broker, IdSource, Limits};
 use crate::devices::DeviceSource;
 use crate::devices::udev_source::UdevSource;
 use crate::guard::{self, GuardBackend, Probe};
+use crate::heap::Heaps;
 use crate::kernel::Machine;
 use crate::reactor::{Lookout, Reactor, Uevents};
 use crate::state_page::StatePage;
@@ -37,6 +40,7 @@ struct World {
     source: Box<dyn DeviceSource>,
     backend: Option<Box<dyn GuardBackend>>,
     probe: Probe,
+    heaps: Heaps,
 }
 
 /// The machine itself. Whatever is missing of it, the service starts and says so.
@@ -55,12 +59,14 @@ fn real_world(config: &Config) -> World {
         source: Box::new(UdevSource::new(config.devices.clone())),
         backend,
         probe,
+        heaps: Heaps::open(config.heap),
     }
 }
 
 #[cfg(feature = "simulate")]
 fn simulated_world(config: &Config, dir: &std::path::Path) -> Result<World> {
     use crate::devices::simulated::SimulatedSource;
+    use crate::heap;
 
     let uevents = Uevents::simulated(dir).context("the socket of simulated uevents")?;
     let source = SimulatedSource::new(dir, config.devices.clone())
@@ -71,6 +77,7 @@ fn simulated_world(config: &Config, dir: &std::path::Path) -> Result<World> {
         source: Box::new(source),
         backend: Some(Box::new(guard::Simulated)),
         probe: Probe { backend: "simulated", tried: Vec::new() },
+        heaps: Heaps::of(Box::new(heap::Simulated)),
     })
 }
 
@@ -89,7 +96,10 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         Some(dir) => simulated_world(&config, dir)?,
         None => real_world(&config),
     };
-    let World { machine, uevents, mut source, backend, probe } = world;
+    let World { machine, uevents, mut source, backend, probe, heaps } = world;
+    for missing in heaps.missing() {
+        tracing::info!("a heap for neutral buffers cannot be used: {missing}");
+    }
     for tried in &probe.tried {
         tracing::info!(backend = tried.backend, ok = tried.ok, why = tried.why, "guard fences");
     }
@@ -139,7 +149,9 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     let (connects_to, connects) = mpsc::unbounded_channel();
     let (questions_to, questions) = mpsc::unbounded_channel();
     let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
+    let (inhibits_to, inhibits) = mpsc::unbounded_channel();
     let (late_to, late) = mpsc::unbounded_channel();
+    let (allocations_to, allocations) = mpsc::unbounded_channel();
     let (bus_dirty, deadline_changed) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
     let shell: Shared = Rc::new(RefCell::new(Shell {
         broker,
@@ -157,6 +169,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         bus_dirty: Rc::clone(&bus_dirty),
         deadline_changed: Rc::clone(&deadline_changed),
         late: late_to,
+        allocations: allocations_to,
         socket: config.broker.socket.clone(),
     }));
     match source.coldplug() {
@@ -175,9 +188,10 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     let facts = BusFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         backend: kind.name().to_owned(),
+        heap: heaps.name().to_owned(),
         probe_json: serde_json::to_string(&probe)?,
     };
-    let asks = bus::Asks::new(connects_to, questions_to, rehearsals_to);
+    let asks = bus::Asks::new(connects_to, questions_to, rehearsals_to, inhibits_to);
     let bus = bus::start(options.bus, bus_updates, asks, facts);
 
     let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -200,7 +214,9 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = tasks::take_connects(Rc::clone(&shell), connects) => {}
         () = tasks::take_cause_questions(Rc::clone(&shell), questions) => {}
         () = rehearse::run(Rc::clone(&shell), rehearsals) => {}
+        () = inhibit::take(Rc::clone(&shell), inhibits) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
+        () = allocations::make(Rc::clone(&shell), Arc::new(heaps), allocations) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),
         _ = stop.1.recv() => tracing::info!("interrupted"),
     }
@@ -252,6 +268,7 @@ fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
         tokens_per_client: config.limits.tokens_per_client as usize,
         pending_fences_per_uid: config.limits.pending_fences_per_uid as usize,
         waits_per_client: config.limits.waits_per_client as usize,
+        neutral_bytes_per_uid: u64::from(config.limits.neutral_mib_per_uid) << 20,
         deadline_ns: nanos(config.fence.deadline).min(longest),
         max_deadline_ns: max_deadline.min(longest),
         max_deadline_by,

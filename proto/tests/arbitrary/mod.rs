@@ -2,10 +2,11 @@
 
 use dmashare_proto::codec::HEADER;
 use dmashare_proto::message::{
-    Access, AttachFence, Cause, CreateTimeline, DeviceAt, DeviceInfo, DeviceLost, DeviceWedged,
-    Direction, Event, Export, Exported, FenceImported, FenceShared, FenceState, Grant, Grantee,
-    GuardKind, Hello, Import, Imported, Importer, Layout, Plane, PointAt, PointState, Policy,
-    Reply, Request, ShareFence, SubmitPoint, TimelineInfo, Welcome,
+    Access, Allocate, Allocated, AttachFence, Cause, CreateTimeline, Declare, DeviceAt, DeviceInfo,
+    DeviceLost, DeviceWedged, Direction, Event, Export, Exported, FenceImported, FenceShared,
+    FenceState, Grant, Grantee, GuardKind, Hello, Import, Imported, Importer, Inhibit, InhibitMode,
+    Layout, LossPolicy, Plane, PointAt, PointState, Policy, RemovalRequested, Reply, Request,
+    ShareFence, SubmitPoint, TimelineInfo, Welcome,
 };
 use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{DeviceId, ErrorCode, ObjectId, Token, WireError};
@@ -166,6 +167,20 @@ pub fn any_request() -> impl Strategy<Value = Request> {
         object().prop_map(Request::QueryFence),
         device_id().prop_map(Request::Acknowledge),
         any_timeline_request(),
+        any_client_request(),
+    ]
+}
+
+fn any_client_request() -> impl Strategy<Value = Request> {
+    let mode = prop::sample::select(&InhibitMode::ALL[..]);
+    prop_oneof![
+        any::<(u32, u32, u32)>().prop_map(|(width, height, fourcc)| {
+            Request::Allocate(Allocate { width, height, fourcc })
+        }),
+        (prop::sample::select(&LossPolicy::ALL[..]), any::<bool>())
+            .prop_map(|(on_loss, survives)| Request::Declare(Declare { on_loss, survives })),
+        (prop::option::of(device_id()), mode, text())
+            .prop_map(|(device, mode, why)| Request::Inhibit(Inhibit { device, mode, why })),
     ]
 }
 
@@ -185,7 +200,7 @@ pub fn any_reply() -> impl Strategy<Value = Reply> {
         (
             object(),
             object(),
-            at(),
+            prop::option::of(at()),
             layout(),
             prop::collection::vec(any::<u64>(), 0..6),
             any::<bool>()
@@ -209,6 +224,12 @@ pub fn any_reply() -> impl Strategy<Value = Reply> {
             }
         ),
         point_state().prop_map(Reply::PointState),
+        (object(), layout(), prop::collection::vec(any::<u64>(), 0..6), any::<bool>()).prop_map(
+            |(buffer, layout, sizes, cpu_sync)| {
+                Reply::Allocated(Allocated { buffer, layout, sizes, cpu_sync })
+            }
+        ),
+        object().prop_map(Reply::Inhibited),
         (any::<(u16, i32, u64)>(), text()).prop_map(|((code, errno, object), message)| {
             Reply::Error(WireError { code: ErrorCode(code), errno, object, message })
         }),
@@ -229,15 +250,18 @@ pub fn any_event() -> impl Strategy<Value = Event> {
                 Event::DeviceWedged(DeviceWedged { device, at_ns, recovery, task, fences })
             }
         ),
+        (device_id(), text()).prop_map(|(device, why)| {
+            Event::RemovalRequested(RemovalRequested { device, why })
+        }),
     ]
 }
 
 /// A header without fds, most often of a kind that exists.
 pub fn any_header() -> impl Strategy<Value = Vec<u8>> {
     let kind = prop_oneof![
-        4 => 1_u16..19,
-        4 => 0x8001_u16..0x800d,
-        2 => 0xc001_u16..0xc006,
+        4 => 1_u16..22,
+        4 => 0x8001_u16..0x800f,
+        2 => 0xc001_u16..0xc007,
         1 => Just(0xffff_u16),
         1 => any::<u16>(),
     ];

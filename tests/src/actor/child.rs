@@ -167,7 +167,8 @@ impl Stage {
             _ => None,
         };
         let memory = buffer.map(0, Protection::ReadWrite)?;
-        let (id, device) = (buffer.id(), buffer.device().id());
+        let device = buffer.device().context("the buffer is of no device")?.id();
+        let id = buffer.id();
         let import = Imported { memory, gem: gem.into(), buffer };
         let key = self.objects.keep(Object::Imported(import));
         Ok(Done::Object { key, id, device })

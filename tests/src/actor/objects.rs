@@ -78,7 +78,7 @@ impl Objects {
     pub fn drop_gem_handles(&self, device: DeviceId) {
         for object in self.lock().values() {
             if let Object::Imported(import) = &**object
-                && import.buffer.device().id() == device
+                && import.buffer.device().is_some_and(|of| of.id() == device)
             {
                 import.gem.lock().unwrap_or_else(PoisonError::into_inner).take();
             }

@@ -8,10 +8,11 @@ use anyhow::{Context, Result, bail};
 use dmashare::{DeviceId, ObjectId};
 use dmashare_proto::report::UnplugReport;
 use zbus::blocking::{Connection, MessageIterator, connection::Builder};
-use zbus::zvariant::{OwnedObjectPath, OwnedValue};
+use zbus::zvariant::OwnedObjectPath;
 use zbus::{Message, message::Type};
 
 mod device;
+mod properties;
 
 pub use device::Device;
 use device::{Properties, take};
@@ -229,20 +230,12 @@ impl Bus {
         format!("{ROOT}/device/d{id}")
     }
 
-    /// What `Probe` says.
+    /// What guards are made of.
     ///
     /// # Errors
     /// The broker is not there.
     pub fn backend(&self) -> Result<String> {
-        let reply = self.connection.call_method(
-            Some(NAME),
-            ROOT,
-            Some("org.freedesktop.DBus.Properties"),
-            "Get",
-            &(NAME, "Backend"),
-        )?;
-        let value: OwnedValue = reply.body().deserialize()?;
-        Ok(String::try_from(value)?)
+        self.broker_property("Backend")
     }
 
     /// What `GetCause` says of an object, to this connection's user: the cause, its errno and its time;

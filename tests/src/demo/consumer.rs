@@ -66,7 +66,11 @@ pub fn run(options: &PartOptions) -> Result<()> {
         handles.extend(picture.import.with_plane_fd(0, |fd| gpu.take_in(fd))??);
     }
     let gem_handles = handles.len();
-    let served = serve(broker.clone(), pictures[0].import.device().id(), handles);
+    let served = serve(
+        broker.clone(),
+        pictures[0].import.device().context("a neutral buffer")?.id(),
+        handles,
+    );
     send(&mut &producer, &ToProducer::Imported)?;
     send(&mut io::stdout(), &Said::Ready(pictures.len()))?;
 

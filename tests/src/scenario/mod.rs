@@ -27,12 +27,14 @@ mod local;
 mod many_guards;
 mod masked;
 mod merged;
+mod neutral;
 mod pair;
 mod race;
 mod rehearse;
 mod rehearse_polkit;
 mod replug;
 mod share;
+mod standing;
 mod synthetic;
 mod timeline;
 mod units;
@@ -108,6 +110,9 @@ const MANY: Duration = Duration::from_secs(600);
 const SIMULATED: &[Backend] = &[Backend::Simulated];
 /// With and without guards.
 const ALL: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None];
+
+/// Where guards have no part: simulated, and on one real kernel.
+const ONCE: &[Backend] = &[Backend::Simulated, Backend::SwSync];
 
 const REAL: &[Backend] = &[Backend::SwSync, Backend::Vgem];
 
@@ -190,6 +195,19 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
     Scenario { backends: REAL, ..Scenario::new("attached-fence", attached::run) },
+    Scenario { backends: ONCE, ..Scenario::new("neutral/unplug", neutral::run) },
+    Scenario {
+        backends: &[Backend::SwSync],
+        config: neutral::SYSTEM_HEAP,
+        ..Scenario::new("neutral/system-heap", neutral::system_heap)
+    },
+    Scenario {
+        backends: ONCE,
+        config: neutral::SMALL,
+        ..Scenario::new("neutral/quota", neutral::quota)
+    },
+    Scenario { backends: ONCE, ..Scenario::new("neutral/preserve", neutral::preserve::run) },
+    Scenario { backends: ONCE, ..Scenario::new("standing", standing::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {

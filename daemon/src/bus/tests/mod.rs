@@ -17,6 +17,7 @@ use crate::view::{ClientView, Counts, DeviceView};
 
 mod causes;
 mod connect;
+mod inhibit;
 mod introspection;
 mod objects;
 mod presence;
@@ -93,6 +94,7 @@ struct Face {
     connects: mpsc::UnboundedReceiver<ConnectRequest>,
     causes: mpsc::UnboundedReceiver<CauseRequest>,
     rehearsals: mpsc::UnboundedReceiver<RehearseRequest>,
+    inhibits: mpsc::UnboundedReceiver<InhibitRequest>,
 }
 
 impl Face {
@@ -101,14 +103,16 @@ impl Face {
         let (connects_to, connects) = mpsc::unbounded_channel();
         let (causes_to, causes) = mpsc::unbounded_channel();
         let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
+        let (inhibits_to, inhibits) = mpsc::unbounded_channel();
         let facts = BusFacts {
             version: "1.2.3".to_owned(),
             backend: "simulated".to_owned(),
+            heap: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
         };
-        let asks = Asks::new(connects_to, causes_to, rehearsals_to);
+        let asks = Asks::new(connects_to, causes_to, rehearsals_to, inhibits_to);
         let bus = start(address(dir), updates_from, asks, facts);
-        Self { bus, updates, connects, causes, rehearsals }
+        Self { bus, updates, connects, causes, rehearsals, inhibits }
     }
 
     fn tell(&self, update: BusUpdate) {
@@ -194,6 +198,7 @@ fn client(id: u64) -> ClientView {
         uid: 1000,
         name: "viewer".to_owned(),
         unit: "viewer.service".to_owned(),
+        declared: dmashare_proto::message::Declare::default(),
         counts: Counts::default(),
     }
 }

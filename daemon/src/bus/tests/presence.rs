@@ -71,10 +71,15 @@ async fn one_can_stop_without_a_bus() {
     let dir = TempDir::new().unwrap();
     for address in [address(dir.path()), BusAddress::Address("nonsense".to_owned())] {
         let (updates, from) = mpsc::unbounded_channel();
-        let facts =
-            BusFacts { version: String::new(), backend: String::new(), probe_json: String::new() };
+        let facts = BusFacts {
+            version: String::new(),
+            backend: String::new(),
+            heap: String::new(),
+            probe_json: String::new(),
+        };
         let (connects, causes) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
-        let asks = Asks::new(connects, causes, mpsc::unbounded_channel().0);
+        let (rehearsals, inhibits) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
+        let asks = Asks::new(connects, causes, rehearsals, inhibits);
         let mut bus = start(address, from, asks, facts);
         assert!(!within(bus.first_attempt()).await);
         drop(updates);

@@ -60,7 +60,7 @@ fn the_example_says_the_bounds_of_every_number() {
 
 #[test]
 fn the_example_says_every_word_that_a_key_takes() {
-    for (section, key) in [("broker", "overdue"), ("fence", "backend")] {
+    for (section, key) in [("broker", "overdue"), ("fence", "backend"), ("neutral", "heap")] {
         let error = Etc::new(&format!("[{section}]\n{key} = \"no such word\"\n")).error();
         let (_, words) = error.split_once("is to be one of ").unwrap();
         let (words, _) = words.split_once(", not ").unwrap();
