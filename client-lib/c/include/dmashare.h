@@ -24,7 +24,8 @@
  * never another object. Only dmashare_mapping_begin, _end, _pointer and _size, which are a few loads,
  * must not run while another thread destroys the mapping; every other call may.
  * Handles can be destroyed in any order: what one needs of another it keeps. The connection is closed
- * with the last handle that came from it.
+ * with the last handle that came from it. A release function destroys too; with -EBUSY, and without
+ * waiting for the broker, while another thread is in a call with the handle.
  *
  * DESCRIPTORS that are passed in are borrowed: they stay the caller's, and can be closed when the
  * function returns. A function with "take" in its name takes its descriptor over. Descriptors that
@@ -66,11 +67,13 @@ struct dmashare_device_list;
 struct dmashare_device;       /* one GPU, for as long as it is plugged in */
 struct dmashare_export;       /* a buffer of this process's */
 struct dmashare_import;       /* a buffer of another process's */
-struct dmashare_mapping;      /* memory of an imported buffer */
+struct dmashare_neutral;      /* a buffer that belongs to no GPU */
+struct dmashare_mapping;      /* memory of an imported or a neutral buffer */
 struct dmashare_shared_fence; /* a fence of this process's */
 struct dmashare_fence;        /* a fence of another process's */
 struct dmashare_timeline;     /* a drm_syncobj timeline */
 struct dmashare_lost;         /* a device that was lost, to be acknowledged */
+struct dmashare_inhibitor;    /* holds ejects up */
 
 /* ---- Errors ---------------------------------------------------------------------------------- */
 
@@ -122,6 +125,9 @@ struct dmashare_connect_options {
 	const char *name;    /* what tables and logs call the process, at most 64 bytes of UTF-8;
 	                        NULL: its executable's name */
 	int64_t patience_ns; /* how long a call waits for the broker's answer; 0: 30 s, < 0: for ever */
+	uint32_t reconnect;  /* 1: when the connection ends, the library makes it anew, on the same
+	                        descriptor: the listener's `disconnected` and `reconnected` tell */
+	uint32_t reserved;
 };
 #define DMASHARE_CONNECT_OPTIONS_VERSION 1
 
@@ -140,11 +146,37 @@ int dmashare_connect_to(const char *path, const struct dmashare_connect_options 
 int dmashare_connect_take_fd(int socket, const struct dmashare_connect_options *options,
                              struct dmashare_connection **connection);
 
+/* States what is to be done with this process when a device that it uses goes, and whether it survives
+ * that (1 or 0) without a loss to its user. It takes the place of what was stated before: at first
+ * DMASHARE_LOSS_WAIT and 0. People are shown it, and ejects honour it. */
+enum dmashare_loss {
+	DMASHARE_LOSS_WAIT = 0,     /* it lets go by itself: it is waited for, up to a limit */
+	DMASHARE_LOSS_RELAUNCH = 1, /* it is to be ended and started anew, by whoever started it */
+	DMASHARE_LOSS_KILL = 2,     /* it may be killed at once where it stands in the way */
+	DMASHARE_LOSS_IGNORE = 3,   /* it is not waited for, and nothing is done to it */
+};
+int dmashare_declare(struct dmashare_connection *connection, enum dmashare_loss on_loss, int survives);
+
+enum dmashare_inhibit_mode {
+	DMASHARE_INHIBIT_DELAY = 0, /* up to the broker's limit, to save something */
+	DMASHARE_INHIBIT_BLOCK = 1, /* an eject is refused, and `why` told to who asked */
+};
+
+/* Holds up ejects of a device, or of each for 0, until the result is destroyed. `why` is for people, 1 to
+ * 128 bytes of UTF-8. A card that is pulled waits for nobody. */
+int dmashare_inhibit(struct dmashare_connection *connection, uint64_t device,
+                     enum dmashare_inhibit_mode mode, const char *why,
+                     struct dmashare_inhibitor **inhibitor);
+uint64_t dmashare_inhibitor_id(struct dmashare_inhibitor *inhibitor);
+/* Gives it back without waiting; and waiting for the broker. */
+int dmashare_inhibitor_destroy(struct dmashare_inhibitor *inhibitor);
+int dmashare_inhibitor_release(struct dmashare_inhibitor *inhibitor);
+
 /* Its listener is not called again, unless another thread is in it, and no more events are read. */
 int dmashare_connection_destroy(struct dmashare_connection *connection);
 
 /* A descriptor for an event loop, or a negative errno: readable (POLLIN) while there is something for
- * dmashare_dispatch(), and for good once the connection is closed. Only to be waited on. Borrowed:
+ * dmashare_dispatch(), and for good once the connection is closed and not made anew. Only to be waited on. Borrowed:
  * valid until the last handle of the connection is destroyed. */
 int dmashare_connection_fd(struct dmashare_connection *connection);
 
@@ -162,7 +194,7 @@ enum dmashare_guard {
 /* Which guards the broker makes (enum dmashare_guard), or a negative errno. */
 int dmashare_connection_guard(struct dmashare_connection *connection);
 
-/* 1 if the connection is of no more use, else 0. */
+/* 1 if the connection is of no more use, with `reconnect` until it is made anew; else 0. */
 int dmashare_connection_is_closed(struct dmashare_connection *connection);
 
 /* A driver has declared its device wedged; it is still there. May grow at its end. */
@@ -173,6 +205,33 @@ struct dmashare_wedged {
 	uint32_t recovery_count;
 	const char *const *recovery; /* the ways out that the driver names, in its order */
 	const char *task;            /* that the driver blames; NULL if it names none */
+};
+
+/* Somebody asks that a device be let go of, by a synthetic `remove` uevent or before an eject. It is
+ * present, and everything of it works: what is to be kept can be moved. May grow at its end. */
+struct dmashare_removal {
+	uint64_t device;
+	const char *why; /* who asks, in words */
+	/* The imports that dmashare_import_preserve_on_request() was called for. */
+	uint32_t preserved_count;
+	const struct dmashare_preserved *preserved;
+};
+
+struct dmashare_preserved {
+	uint64_t import;
+	struct dmashare_neutral *copy; /* the callback's, to be destroyed some time; NULL if there is none */
+	int32_t error;                 /* why there is none, a negative errno; else 0 */
+	uint32_t reserved;
+};
+
+/* Another connection in the place of one that has ended. Nothing of the former one is left: mappings
+ * of its imports show zeros, its devices read as lost, calls on its handles give -ECONNRESET. Neutral
+ * buffers stay, for whoever has them. List the devices, and export and import again. May grow at its
+ * end. */
+struct dmashare_reconnected {
+	uint32_t same_instance; /* 1: the same life of the broker's state */
+	uint32_t import_count;
+	const uint64_t *imports; /* that were taken back */
 };
 
 /* What happens without being asked for. Every pointer given to a callback is valid until the callback
@@ -197,11 +256,19 @@ struct dmashare_listener {
 	void (*device_wedged)(void *data, struct dmashare_connection *connection,
 	                      const struct dmashare_wedged *wedged);
 
-	/* The connection is closed: `error` is what dmashare_dispatch() then returns, -ECONNRESET or
-	 * -EPROTO. Called once, after the last event. */
+	/* The connection has ended, with -ECONNRESET or -EPROTO, after the last event of it. Once, and
+	 * dmashare_dispatch() then returns the same; or with `reconnect` each time, and it is made anew. */
 	void (*disconnected)(void *data, struct dmashare_connection *connection, int error);
+
+	/* Version 2: */
+
+	void (*removal_requested)(void *data, struct dmashare_connection *connection,
+	                          const struct dmashare_removal *removal);
+
+	void (*reconnected)(void *data, struct dmashare_connection *connection,
+	                    const struct dmashare_reconnected *reconnected);
 };
-#define DMASHARE_LISTENER_VERSION 1
+#define DMASHARE_LISTENER_VERSION 2
 
 /* Sets what dmashare_dispatch() calls, with `data`. The struct is copied; NULL takes it away. Without
  * a listener, or without the callback, events are read all the same: a lost device is taken back and
@@ -325,6 +392,8 @@ int dmashare_shared_fence_grant(struct dmashare_shared_fence *fence,
                                 const struct dmashare_grant *grant, struct dmashare_token *token);
 int dmashare_timeline_grant(struct dmashare_timeline *timeline, const struct dmashare_grant *grant,
                             struct dmashare_token *token);
+int dmashare_neutral_grant(struct dmashare_neutral *buffer, const struct dmashare_grant *grant,
+                           struct dmashare_token *token);
 
 /* 32 hexadecimal digits and a zero byte, for a command line; and back. */
 int dmashare_token_to_hex(const struct dmashare_token *token, char hex[33]);
@@ -350,7 +419,7 @@ uint64_t dmashare_import_id(struct dmashare_import *import);
 /* The broker's id for the buffer: equal for all imports of it. */
 uint64_t dmashare_import_buffer_id(struct dmashare_import *import);
 int dmashare_import_is_lost(struct dmashare_import *import);
-/* The device that it was made by, as a new handle. */
+/* The device that it was made by, as a new handle; -ENOENT for a neutral buffer, which no loss takes. */
 int dmashare_import_device(struct dmashare_import *import, struct dmashare_device **device);
 
 int dmashare_import_layout(struct dmashare_import *import, struct dmashare_layout *layout);
@@ -383,7 +452,42 @@ int dmashare_import_map_range(struct dmashare_import *import, uint32_t plane, ui
                               size_t size, enum dmashare_protection protection,
                               struct dmashare_mapping **mapping);
 
-/* ---- Memory of an imported buffer ------------------------------------------------------------ */
+/* 1: the library is to copy it into a neutral buffer by itself when somebody asks for the device: the
+ * listener's `removal_requested` then hands the copy over. For buffers whose fences have ended. 0, as
+ * at first: not. */
+int dmashare_import_preserve_on_request(struct dmashare_import *import, int preserve);
+
+/* ---- Neutral buffers ------------------------------------------------------------------------- */
+
+/* Makes a buffer of the broker's own memory, linear, all zero, for any device that can import it and
+ * for the CPU. No unplug takes it, nor the end of the broker. */
+int dmashare_allocate(struct dmashare_connection *connection, uint32_t width, uint32_t height,
+                      uint32_t fourcc, struct dmashare_neutral **buffer);
+
+/* Copies a buffer into a new neutral one of the same size and format, by the CPU, so that the last
+ * frame stays when its device goes. Its fences are to have ended. -ENODEV where the device was lost
+ * meanwhile: there is no copy then, not a torn one; -EINVAL for a buffer that is not linear. */
+int dmashare_preserve(struct dmashare_import *import, struct dmashare_neutral **copy);
+
+/* As dmashare_import_destroy() and _release(). Imports outlive it. */
+int dmashare_neutral_destroy(struct dmashare_neutral *buffer);
+int dmashare_neutral_release(struct dmashare_neutral *buffer);
+
+/* As the functions of an import. */
+uint64_t dmashare_neutral_id(struct dmashare_neutral *buffer);
+int dmashare_neutral_layout(struct dmashare_neutral *buffer, struct dmashare_layout *layout);
+uint64_t dmashare_neutral_plane_size(struct dmashare_neutral *buffer, uint32_t plane);
+int dmashare_neutral_needs_cpu_sync(struct dmashare_neutral *buffer);
+int dmashare_neutral_with_plane_fd(struct dmashare_neutral *buffer, uint32_t plane,
+                                   int (*with)(int fd, void *data), void *data);
+int dmashare_neutral_dup_plane_fd(struct dmashare_neutral *buffer, uint32_t plane);
+int dmashare_neutral_map(struct dmashare_neutral *buffer, uint32_t plane,
+                         enum dmashare_protection protection, struct dmashare_mapping **mapping);
+int dmashare_neutral_map_range(struct dmashare_neutral *buffer, uint32_t plane, uint64_t offset,
+                               size_t size, enum dmashare_protection protection,
+                               struct dmashare_mapping **mapping);
+
+/* ---- Memory of an imported or a neutral buffer ----------------------------------------------- */
 
 /* The first byte, valid until the mapping is destroyed, lost device or not: after the loss it shows
  * zeros. Others write there at any time. */
@@ -520,6 +624,10 @@ int dmashare_export_attach(struct dmashare_export *buffer, struct dmashare_fence
                            enum dmashare_access access);
 int dmashare_export_attach_shared(struct dmashare_export *buffer,
                                   struct dmashare_shared_fence *fence, enum dmashare_access access);
+int dmashare_neutral_attach(struct dmashare_neutral *buffer, struct dmashare_fence *fence,
+                            enum dmashare_access access);
+int dmashare_neutral_attach_shared(struct dmashare_neutral *buffer,
+                                   struct dmashare_shared_fence *fence, enum dmashare_access access);
 
 /* ---- Timelines ------------------------------------------------------------------------------- */
 

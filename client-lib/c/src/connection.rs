@@ -32,6 +32,8 @@ pub struct ConnectOptions {
     version: u32,
     name: *const c_char,
     patience_ns: i64,
+    reconnect: u32,
+    reserved: u32,
 }
 
 // SAFETY: `#[repr(C)]`, the first a u32, and zeros are a NULL pointer and integers.
@@ -46,6 +48,7 @@ fn builder(options: &In<ConnectOptions>) -> Result<Builder, Failure> {
             let name = name.to_str().map_err(|_| Failure::invalid("the name is not UTF-8"))?;
             builder = builder.name(name);
         }
+        builder = builder.reconnect(options.reconnect != 0);
         if options.patience_ns != 0 {
             builder = builder.patience(argument::timeout(options.patience_ns));
         }
@@ -176,7 +179,7 @@ pub extern "C" fn dmashare_dispatch(handle: Handle<Connection>, timeout_ns: i64)
             // Looked at anew: a callback may set another listener, or destroy the connection.
             let told = handle.get().ok().and_then(|connection| connection.listener());
             if let Some(told) = told {
-                told.tell(handle, event)?;
+                told.tell(handle, &connection.connection, event)?;
             }
         }
         Ok(count)

@@ -169,6 +169,13 @@ impl<T> Table<T> {
     }
 }
 
+impl<T> Handle<T> {
+    /// NULL: no handle.
+    pub(crate) const fn null() -> Self {
+        Self(ptr::null_mut(), PhantomData)
+    }
+}
+
 impl<T: Kind> Handle<T> {
     /// Gives out a handle.
     pub(crate) fn new(object: T) -> Result<Self, Failure> {

@@ -7,11 +7,13 @@
 //! | [`handle`] | handles: numbers, looked up in tables, never given out twice |
 //! | [`argument`] | what C passes, looked at before it is used |
 //! | [`failure`] | negative errno, the sentence for it, and no panic across the border |
+//! | [`object`], [`planes`] | functions that several types of handles have |
 //! | the others | one type of handle each |
 
 #![cfg(target_os = "linux")]
 
 mod argument;
+mod attach;
 mod connection;
 mod device;
 mod export;
@@ -22,9 +24,12 @@ mod import;
 mod listener;
 mod lost;
 mod mapping;
+mod neutral;
 mod object;
+mod planes;
 #[rustfmt::skip]
 mod prototypes;
+mod standing;
 mod status;
 mod timeline;
 mod token;

@@ -4,8 +4,9 @@
 use std::ffi::{c_char, c_int, c_void};
 
 use crate::{
-    argument::*, connection::*, device::*, export::*, failure::*, fence::*, handle::*, import::*,
-    listener::*, lost::*, mapping::*, status::*, timeline::*, token::*,
+    argument::*, attach::*, connection::*, device::*, export::*, failure::*, fence::*, handle::*,
+    import::*, listener::*, lost::*, mapping::*, neutral::*, standing::*, status::*, timeline::*,
+    token::*,
 };
 
 const _: extern "C" fn() -> *const c_char = dmashare_last_error;
@@ -16,6 +17,11 @@ const _: extern "C" fn() -> usize = dmashare_handle_count;
 const _: extern "C" fn(In<ConnectOptions>, Out<Handle<Connection>>) -> c_int = dmashare_connect;
 const _: extern "C" fn(In<c_char>, In<ConnectOptions>, Out<Handle<Connection>>) -> c_int = dmashare_connect_to;
 const _: extern "C" fn(c_int, In<ConnectOptions>, Out<Handle<Connection>>) -> c_int = dmashare_connect_take_fd;
+const _: extern "C" fn(Handle<Connection>, u32, c_int) -> c_int = dmashare_declare;
+const _: extern "C" fn(Handle<Connection>, u64, u32, In<c_char>, Out<Handle<Inhibitor>>) -> c_int = dmashare_inhibit;
+const _: extern "C" fn(Handle<Inhibitor>) -> u64 = dmashare_inhibitor_id;
+const _: extern "C" fn(Handle<Inhibitor>) -> c_int = dmashare_inhibitor_destroy;
+const _: extern "C" fn(Handle<Inhibitor>) -> c_int = dmashare_inhibitor_release;
 const _: extern "C" fn(Handle<Connection>) -> c_int = dmashare_connection_destroy;
 const _: extern "C" fn(Handle<Connection>) -> c_int = dmashare_connection_fd;
 const _: extern "C" fn(Handle<Connection>, Out<[u8; 16]>) -> c_int = dmashare_connection_instance;
@@ -47,6 +53,7 @@ const _: extern "C" fn(Handle<Export>, Out<Handle<Device>>) -> c_int = dmashare_
 const _: extern "C" fn(Handle<Export>, In<Grant>, Out<Token>) -> c_int = dmashare_export_grant;
 const _: extern "C" fn(Handle<SharedFence>, In<Grant>, Out<Token>) -> c_int = dmashare_shared_fence_grant;
 const _: extern "C" fn(Handle<Timeline>, In<Grant>, Out<Token>) -> c_int = dmashare_timeline_grant;
+const _: extern "C" fn(Handle<Neutral>, In<Grant>, Out<Token>) -> c_int = dmashare_neutral_grant;
 const _: extern "C" fn(In<Token>, Out<[c_char; 33]>) -> c_int = dmashare_token_to_hex;
 const _: extern "C" fn(In<c_char>, Out<Token>) -> c_int = dmashare_token_from_hex;
 const _: extern "C" fn(Handle<Connection>, In<Token>, c_int, Out<Handle<Import>>) -> c_int = dmashare_import_buffer;
@@ -63,6 +70,19 @@ const _: extern "C" fn(Handle<Import>, u32, Option<extern "C" fn(c_int, *mut c_v
 const _: extern "C" fn(Handle<Import>, u32) -> c_int = dmashare_import_dup_plane_fd;
 const _: extern "C" fn(Handle<Import>, u32, u32, Out<Handle<Mapping>>) -> c_int = dmashare_import_map;
 const _: extern "C" fn(Handle<Import>, u32, u64, usize, u32, Out<Handle<Mapping>>) -> c_int = dmashare_import_map_range;
+const _: extern "C" fn(Handle<Import>, c_int) -> c_int = dmashare_import_preserve_on_request;
+const _: extern "C" fn(Handle<Connection>, u32, u32, u32, Out<Handle<Neutral>>) -> c_int = dmashare_allocate;
+const _: extern "C" fn(Handle<Import>, Out<Handle<Neutral>>) -> c_int = dmashare_preserve;
+const _: extern "C" fn(Handle<Neutral>) -> c_int = dmashare_neutral_destroy;
+const _: extern "C" fn(Handle<Neutral>) -> c_int = dmashare_neutral_release;
+const _: extern "C" fn(Handle<Neutral>) -> u64 = dmashare_neutral_id;
+const _: extern "C" fn(Handle<Neutral>, Out<Layout>) -> c_int = dmashare_neutral_layout;
+const _: extern "C" fn(Handle<Neutral>, u32) -> u64 = dmashare_neutral_plane_size;
+const _: extern "C" fn(Handle<Neutral>) -> c_int = dmashare_neutral_needs_cpu_sync;
+const _: extern "C" fn(Handle<Neutral>, u32, Option<extern "C" fn(c_int, *mut c_void) -> c_int>, *mut c_void) -> c_int = dmashare_neutral_with_plane_fd;
+const _: extern "C" fn(Handle<Neutral>, u32) -> c_int = dmashare_neutral_dup_plane_fd;
+const _: extern "C" fn(Handle<Neutral>, u32, u32, Out<Handle<Mapping>>) -> c_int = dmashare_neutral_map;
+const _: extern "C" fn(Handle<Neutral>, u32, u64, usize, u32, Out<Handle<Mapping>>) -> c_int = dmashare_neutral_map_range;
 const _: extern "C" fn(Handle<Mapping>) -> *mut c_void = dmashare_mapping_pointer;
 const _: extern "C" fn(Handle<Mapping>) -> usize = dmashare_mapping_size;
 const _: extern "C" fn(Handle<Mapping>, u32) -> c_int = dmashare_mapping_begin;
@@ -97,6 +117,8 @@ const _: extern "C" fn(Handle<Import>, Handle<Fence>, u32) -> c_int = dmashare_i
 const _: extern "C" fn(Handle<Import>, Handle<SharedFence>, u32) -> c_int = dmashare_import_attach_shared;
 const _: extern "C" fn(Handle<Export>, Handle<Fence>, u32) -> c_int = dmashare_export_attach;
 const _: extern "C" fn(Handle<Export>, Handle<SharedFence>, u32) -> c_int = dmashare_export_attach_shared;
+const _: extern "C" fn(Handle<Neutral>, Handle<Fence>, u32) -> c_int = dmashare_neutral_attach;
+const _: extern "C" fn(Handle<Neutral>, Handle<SharedFence>, u32) -> c_int = dmashare_neutral_attach_shared;
 const _: extern "C" fn(Handle<Connection>, c_int, u32, u32, Out<Handle<Timeline>>) -> c_int = dmashare_create_timeline;
 const _: extern "C" fn(Handle<Connection>, In<Token>, Out<Handle<Timeline>>) -> c_int = dmashare_import_timeline;
 const _: extern "C" fn(Handle<Timeline>) -> c_int = dmashare_timeline_destroy;

@@ -10,6 +10,7 @@ use crate::export::Export;
 use crate::failure::{Failure, call};
 use crate::fence::SharedFence;
 use crate::handle::Handle;
+use crate::neutral::Neutral;
 use crate::timeline::Timeline;
 
 /// `struct dmashare_token`
@@ -84,6 +85,7 @@ grant_functions! {
     dmashare_export_grant Export;
     dmashare_shared_fence_grant SharedFence;
     dmashare_timeline_grant Timeline;
+    dmashare_neutral_grant Neutral;
 }
 
 #[unsafe(no_mangle)]
