@@ -7,6 +7,7 @@
 //! | 24 to 47 | how often the slot was used before |
 //! | 0 to 23 | the slot |
 
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ptr;
@@ -82,7 +83,9 @@ struct Slot<T> {
 /// lock at the fork, so the child begins a list of its own.
 struct Free {
     epoch: u32,
-    slots: Mutex<std::collections::VecDeque<u32>>,
+    slots: Mutex<VecDeque<u32>>,
+    /// The parent's, so that leak checkers find it.
+    _before: AtomicPtr<Self>,
 }
 
 /// The objects of one type. Slots are never freed, so a handle of any age can be looked up.
@@ -146,7 +149,11 @@ impl<T> Table<T> {
             {
                 return free;
             }
-            let new = Box::new(Free { epoch: process::epoch(), slots: Mutex::default() });
+            let new = Box::new(Free {
+                epoch: process::epoch(),
+                slots: Mutex::default(),
+                _before: AtomicPtr::new(current),
+            });
             let new = Box::into_raw(new);
             let old = self.free.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire);
             if old.is_err() {

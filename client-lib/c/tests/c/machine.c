@@ -245,6 +245,10 @@ int run_tests(const char *file, const struct test *tests, size_t count)
 			continue;
 		snprintf(name, sizeof(name), "%s/%s", file, tests[i].name);
 		current = name;
+		if (tests[i].not_by_valgrind && strcmp(variant, "valgrind") == 0) {
+			printf("skipped c/%s/%s: %s\n", variant, current, tests[i].not_by_valgrind);
+			continue;
+		}
 		machine_start();
 		tests[i].run();
 		IS(dmashare_handle_count(), 0);

@@ -34,8 +34,11 @@ void test_is(const char *file, int line, const char *what, long long got, long l
 struct test {
 	const char *name;
 	void (*run)(void);
+	/* Why it cannot be run by valgrind, if it cannot. */
+	const char *not_by_valgrind;
 };
-#define TEST(function) { #function, function }
+#define TEST(function) { #function, function, NULL }
+#define TEST_BUT_NOT_BY_VALGRIND(function, why) { #function, function, why }
 /* Runs each on a machine of its own, and sees that no descriptor and no handle is left. */
 int run_tests(const char *file, const struct test *tests, size_t count);
 
