@@ -30,6 +30,7 @@ mod merged;
 mod neutral;
 mod pair;
 mod race;
+mod reconnect;
 mod rehearse;
 mod rehearse_polkit;
 mod replug;
@@ -208,6 +209,7 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario { backends: ONCE, ..Scenario::new("neutral/preserve", neutral::preserve::run) },
     Scenario { backends: ONCE, ..Scenario::new("standing", standing::run) },
+    Scenario { backends: ONCE, bound: SLOW, ..Scenario::new("reconnect", reconnect::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {

@@ -22,6 +22,8 @@ use crate::progress::Progress;
 pub struct Image {
     /// Its directory.
     pub dir: PathBuf,
+    /// Another root file system, with compositors: the machine's second disk. Never written to either.
+    pub desktop: PathBuf,
 }
 
 impl Image {
@@ -41,13 +43,19 @@ impl Image {
     }
 }
 
-/// The image of this recipe, if it is in the cache.
+/// The images of this recipe, if they are in the cache.
 pub fn cached() -> Result<Option<Image>> {
-    let dir = paths::cache()?.join(format!("vm-{}", recipe::hash()));
-    Ok(dir.is_dir().then_some(Image { dir }))
+    let machine = place("vm", &recipe::hash())?;
+    let desktop = place("desktop", &recipe::desktop_hash())?;
+    let there = machine.is_dir() && desktop.is_dir();
+    Ok(there.then_some(Image { dir: machine, desktop: desktop.join("root.ext4") }))
 }
 
-/// The image of this recipe, built if need be. Of two builders at once, one waits.
+fn place(name: &str, hash: &str) -> Result<PathBuf> {
+    Ok(paths::cache()?.join(format!("{name}-{hash}")))
+}
+
+/// The images of this recipe, built if need be. Of two builders at once, one waits.
 pub fn ensure(progress: &Progress) -> Result<Image> {
     if let Some(image) = cached()? {
         return Ok(image);
@@ -64,20 +72,29 @@ pub fn ensure(progress: &Progress) -> Result<Image> {
                 .map_err(|(_, error)| anyhow!("cannot lock {}: {error}", lock_path.display()))?
         }
     };
-    if let Some(image) = cached()? {
-        return Ok(image);
-    }
+    let what = "build the virtual machine's image (two to three minutes)";
+    put(&place("vm", &recipe::hash())?, what, progress, build)?;
+    let what = "build the image of the desktop (a minute)";
+    put(&place("desktop", &recipe::desktop_hash())?, what, progress, desktop)?;
+    cached()?.context("the images were built, and are not there")
+}
 
-    let unfinished = cache.join("unfinished");
+/// Builds what is not there yet, beside its place.
+fn put(
+    place: &Path,
+    what: &str,
+    progress: &Progress,
+    build: fn(&Path, &Progress) -> Result<()>,
+) -> Result<()> {
+    if place.is_dir() {
+        return Ok(());
+    }
+    let unfinished = place.with_file_name("unfinished");
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).context("cannot clear an unfinished build")?;
     }
-    progress.step("build the virtual machine's image (two to three minutes)", || {
-        build(&unfinished, progress)
-    })?;
-    let dir = cache.join(format!("vm-{}", recipe::hash()));
-    fs::rename(&unfinished, &dir).context("cannot put the image in its place")?;
-    Ok(Image { dir })
+    progress.step(what, || build(&unfinished, progress))?;
+    fs::rename(&unfinished, place).context("cannot put the image in its place")
 }
 
 /// Kernel and packages at the same time: one waits for the network while the other unpacks. The
@@ -114,12 +131,47 @@ fn build(dir: &Path, progress: &Progress) -> Result<()> {
         fs::rename(scratch.join(name), dir.join(name))
             .with_context(|| format!("the build made no {name}"))?;
     }
-    // Most of the file system is empty, and came over a pipe.
-    let holes = Command::new("fallocate").arg("--dig-holes").arg(dir.join("root.ext4")).status();
+    dig_holes(&dir.join("root.ext4"), progress);
+    fs::remove_dir_all(&scratch).context("cannot remove the build's scratch directory")
+}
+
+/// Most of a file system is empty, and came over a pipe.
+fn dig_holes(image: &Path, progress: &Progress) {
+    let holes = Command::new("fallocate").arg("--dig-holes").arg(image).status();
     if !holes.is_ok_and(|status| status.success()) {
         progress.say("fallocate could not dig holes: the image takes all of its size on disk");
     }
-    fs::remove_dir_all(&scratch).context("cannot remove the build's scratch directory")
+}
+
+/// A root file system of another release, for programs that are run in it.
+fn desktop(dir: &Path, progress: &Progress) -> Result<()> {
+    fs::create_dir_all(dir).context("cannot create the build's directory")?;
+    let mut command = mmdebstrap("essential", recipe::DESKTOP_LIST);
+    // A release that is not out yet may have stood still for a while.
+    command.arg("--aptopt=Acquire::Check-Valid-Until \"false\"");
+    leave_out(&mut command);
+    for path in recipe::DESKTOP_LEFT_OUT {
+        command.arg(format!("--dpkgopt=path-exclude={path}"));
+    }
+    command.arg(format!("--customize-hook={}", recipe::DESKTOP_CLEAN));
+    let settings = "LABEL=desktop SIZE=1G INODES=60000";
+    file_system(&mut command, settings, &dir.join("root.ext4"));
+    command.arg(recipe::DESKTOP_SUITE);
+    run(&mut command, &dir.join("root.log"), progress)?;
+    dig_holes(&dir.join("root.ext4"), progress);
+    Ok(())
+}
+
+fn leave_out(command: &mut Command) {
+    for path in recipe::LEFT_OUT {
+        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
+    }
+}
+
+/// Makes the file system of what is installed by then.
+fn file_system(command: &mut Command, settings: &str, to: &Path) {
+    command.arg(format!("--customize-hook={settings}\n{}", recipe::MKFS_SH));
+    command.arg(format!("--customize-hook=download /root.ext4 {}", quoted(to)));
 }
 
 fn write_recipe(scratch: &Path) -> Result<()> {
@@ -157,17 +209,12 @@ fn kernel(scratch: &Path, progress: &Progress) -> Result<()> {
 /// The root file system; waits, with its packages ready, for the modules.
 fn root(scratch: &Path, modules: &Path, progress: &Progress) -> Result<()> {
     let mut command = mmdebstrap("essential", recipe::PACKAGES_LIST);
-    for path in recipe::LEFT_OUT {
-        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{path}/*"));
-    }
+    leave_out(&mut command);
     command.arg(format!("--customize-hook=copy-in {} /", quoted(&scratch.join("recipe"))));
     command.arg("--customize-hook=chroot \"$1\" sh /recipe/root.sh");
     command.arg(format!("--customize-hook=tar-in {} /", quoted(modules)));
-    command.arg(format!("--customize-hook={}", recipe::MKFS_SH));
-    command.arg(format!(
-        "--customize-hook=download /root.ext4 {}",
-        quoted(&scratch.join("root.ext4"))
-    ));
+    let settings = "LABEL=dmashare-vm SIZE=768M INODES=40000";
+    file_system(&mut command, settings, &scratch.join("root.ext4"));
     command.arg(recipe::SUITE);
     progress.step("image: packages and file system", || {
         run(&mut command, &scratch.join("root.log"), progress)

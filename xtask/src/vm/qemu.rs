@@ -133,13 +133,10 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
     add("-kernel", escaped(&setup.image.kernel()));
     add("-initrd", escaped(&setup.image.initrd()));
     add("-append", cmdline);
-    add(
-        "-drive",
-        format!(
-            "file={},if=virtio,format=raw,snapshot=on,cache=unsafe",
-            escaped(&setup.image.root())
-        ),
-    );
+    for disk in [&setup.image.root(), &setup.image.desktop] {
+        let options = "if=virtio,format=raw,snapshot=on,cache=unsafe";
+        add("-drive", format!("file={},{options}", escaped(disk)));
+    }
     add("-chardev", format!("file,id=console,path={}", escaped(console)));
     add("-serial", "chardev:console".into());
     add("-chardev", format!("socket,id=qmp,fd={qmp}"));

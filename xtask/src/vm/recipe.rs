@@ -4,12 +4,28 @@ use sha2::{Digest, Sha256};
 
 /// The distribution's release.
 pub const SUITE: &str = "trixie";
+/// The release that compositors are taken from: those of [`SUITE`] know no explicit sync.
+pub const DESKTOP_SUITE: &str = "forky";
 
 /// To be raised when the same recipe is to give another image.
 const FORMAT: &str = "1";
 
 /// Below /usr/share, and of no use in the guest.
 pub const LEFT_OUT: &[&str] = &["doc", "man", "locale", "info"];
+
+/// What the desktop can do without: drivers of GPUs that the machine does not have, and what nobody
+/// reads there.
+pub const DESKTOP_LEFT_OUT: &[&str] = &[
+    "/usr/lib/*/libvulkan_[!l]*",
+    "/usr/share/vulkan/icd.d/[!l]*",
+    "/usr/lib/*/dri/*_drv_video.so",
+    "/usr/lib/*/gconv/*",
+    "/usr/share/bash-completion/*",
+    "/usr/share/zsh/*",
+    "/usr/share/lintian/*",
+];
+/// Nothing is installed there any more.
+pub const DESKTOP_CLEAN: &str = "rm -rf \"$1\"/var/lib/apt \"$1\"/var/cache/apt \"$1\"/var/cache/debconf \"$1\"/usr/share/pixmaps";
 
 /// Builds kernel, initrd and modules, in a chroot of `builder.list`.
 pub const MODULES_SH: &str = include_str!("../../image/modules.sh");
@@ -21,6 +37,8 @@ pub const MODULES_LIST: &str = include_str!("../../image/modules.list");
 pub const BUILDER_LIST: &str = include_str!("../../image/builder.list");
 /// The guest's packages.
 pub const PACKAGES_LIST: &str = include_str!("../../image/packages.list");
+/// Compositors, and the drivers that they and Vulkan programs draw with.
+pub const DESKTOP_LIST: &str = include_str!("../../image/desktop.list");
 /// Sets the guest up, in its chroot.
 pub const ROOT_SH: &str = include_str!("../../image/root.sh");
 /// Makes the file system.
@@ -54,6 +72,12 @@ pub const FILES: &[(&str, &str)] = &[
 /// The packages of a list, as mmdebstrap wants them.
 pub fn packages(list: &str) -> String {
     list.split_whitespace().collect::<Vec<_>>().join(",")
+}
+
+/// The same for the image of the desktop.
+pub fn desktop_hash() -> String {
+    let texts = [FORMAT, DESKTOP_SUITE, DESKTOP_LIST, DESKTOP_CLEAN, MKFS_SH];
+    hash_of(texts.into_iter().chain(LEFT_OUT.iter().chain(DESKTOP_LEFT_OUT).copied()))
 }
 
 /// The name of what this recipe gives: the same for the same recipe, and for no other.
