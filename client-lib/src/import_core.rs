@@ -174,7 +174,10 @@ impl ImportCore {
     }
 
     fn close(&mut self) {
-        if let Some(device) = &self.device {
+        // In a forked child somebody may hold that lock for ever, and nobody sweeps.
+        if let Some(device) = &self.device
+            && !self.inner.channel.is_forked()
+        {
             self.inner.imports.remove(device.id(), self.id);
         }
         // Before the broker is told: what it sees in /proc agrees with what it is told.

@@ -49,8 +49,9 @@
 //! # Threads
 //!
 //! Everything is `Send` and `Sync`, and there is no thread in here. Of the threads that wait on one
-//! connection one reads for all; no lock is held while it waits. After a `fork` a connection is of no
-//! use in the child.
+//! connection one reads for all; no lock is held while it waits. After a `fork` the
+//! connection is the parent's: in the child its calls fail with [`Error::Forked`], and dropping its
+//! handles frees memory, closes the child's descriptors and tells the broker nothing.
 
 #![cfg(target_os = "linux")]
 

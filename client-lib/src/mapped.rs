@@ -36,15 +36,54 @@ impl MappedBuffer {
     /// # Errors
     /// [`Error::DeviceLost`], or the kernel's for the ioctl.
     pub fn begin(&self, access: Access) -> Result<Bracket<'_>, Error> {
+        self.begin_access(access)?;
+        Ok(Bracket { mapped: self, open: Some(access) })
+    }
+
+    /// [`Self::begin`] for callers who cannot keep a [`Bracket`] (another language): to be followed by
+    /// [`Self::end_access`] with the same access, if it succeeds.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin_access(&self, access: Access) -> Result<(), Error> {
         self.import.check()?;
-        let mut bracket = Bracket { mapped: self, synced: None };
         if self.import.cpu_sync {
             let fds = self.import.fds()?;
             sync_start(fds[self.plane].as_fd(), access)
                 .map_err(|error| self.import.failed("cannot begin the CPU access", error))?;
-            bracket.synced = Some(access);
         }
-        Ok(bracket)
+        Ok(())
+    }
+
+    /// [`Bracket::end`], for what [`Self::begin_access`] began.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn end_access(&self, access: Access) -> Result<(), Error> {
+        let synced = if self.import.cpu_sync {
+            // Revoked means lost, which is said below.
+            self.import.fds().map_or(Ok(()), |fds| sync_end(fds[self.plane].as_fd(), access))
+        } else {
+            Ok(())
+        };
+        self.import.check_after_reads()?;
+        synced.map_err(|source| Error::Io { what: "cannot end the CPU access", source })
+    }
+
+    /// [`Bracket::end_checked`], for what [`Self::begin_access`] began.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn end_access_checked(&self, access: Access, node: BorrowedFd<'_>) -> Result<(), Error> {
+        self.end_access(access)?;
+        let unplugged = drm_node::is_unplugged(node)
+            .map_err(|source| Error::Io { what: "cannot ask the exporter's DRM node", source })?;
+        // What belongs to no device is lost with none.
+        if unplugged && let Some(device) = self.device() {
+            // The broker has not said so yet; the mappings are its event's to replace.
+            return Err(Error::DeviceLost(DeviceLost { device: device.id(), cause: None }));
+        }
+        Ok(())
     }
 
     /// The device that the buffer was made by; `None` for a neutral one.
@@ -112,8 +151,8 @@ impl fmt::Debug for MappedBuffer {
 #[must_use = "only `end` tells whether the device was lost meanwhile"]
 pub struct Bracket<'a> {
     mapped: &'a MappedBuffer,
-    /// The access that DMA_BUF_IOCTL_SYNC is to be told the end of.
-    synced: Option<Access>,
+    /// What began, until it has ended.
+    open: Option<Access>,
 }
 
 impl Bracket<'_> {
@@ -129,7 +168,7 @@ impl Bracket<'_> {
     /// # Errors
     /// [`Error::DeviceLost`], or the kernel's for the ioctl.
     pub fn end(mut self) -> Result<(), Error> {
-        self.finish()
+        self.open.take().map_or(Ok(()), |access| self.mapped.end_access(access))
     }
 
     /// The same, and asks the kernel too, by an ioctl on `node`, an open DRM node of the *exporting*
@@ -138,34 +177,14 @@ impl Bracket<'_> {
     /// # Errors
     /// As [`Self::end`].
     pub fn end_checked(mut self, node: BorrowedFd<'_>) -> Result<(), Error> {
-        self.finish()?;
-        let unplugged = drm_node::is_unplugged(node)
-            .map_err(|source| Error::Io { what: "cannot ask the exporter's DRM node", source })?;
-        // What belongs to no device is lost with none.
-        if unplugged && let Some(device) = self.mapped.device() {
-            // The broker has not said so yet; the mappings are its event's to replace.
-            let device = device.id();
-            return Err(Error::DeviceLost(DeviceLost { device, cause: None }));
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), Error> {
-        let import = &self.mapped.import;
-        let synced = self.synced.take().map_or(Ok(()), |access| {
-            // Revoked means lost, which is said below.
-            let Ok(fds) = import.fds() else { return Ok(()) };
-            sync_end(fds[self.mapped.plane].as_fd(), access)
-        });
-        import.check_after_reads()?;
-        synced.map_err(|source| Error::Io { what: "cannot end the CPU access", source })
+        self.open.take().map_or(Ok(()), |access| self.mapped.end_access_checked(access, node))
     }
 }
 
 impl Drop for Bracket<'_> {
     fn drop(&mut self) {
-        if self.synced.is_some() {
-            drop(self.finish());
+        if let Some(access) = self.open.take() {
+            drop(self.mapped.end_access(access));
         }
     }
 }

@@ -3,6 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod cargo;
+mod cargo_c;
 mod counts;
 mod demo;
 mod deny;
@@ -10,6 +11,7 @@ mod paths;
 mod progress;
 mod setup;
 mod test;
+mod test_c;
 mod vm;
 
 /// Set-up, tests, demonstration and virtual machine of dmashare

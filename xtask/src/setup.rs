@@ -35,6 +35,8 @@ pub const TEST: &[Need] = &[
     ("dbus", "the service is on a D-Bus, private in tests"),
     ("python3", "a second client of the protocol is written in it"),
     ("strace", "counts the wake-ups of an idle service"),
+    ("g++", "the C library's header is for C++ too"),
+    ("valgrind", "watches the memory of programs that use the C library"),
 ];
 
 /// What is done about a missing package.
