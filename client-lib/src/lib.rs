@@ -72,6 +72,7 @@ mod handshake;
 mod import;
 mod import_core;
 mod inner;
+mod live;
 mod mapped;
 mod neutral;
 mod object;

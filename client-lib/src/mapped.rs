@@ -11,6 +11,7 @@ use dmashare_uapi::mapping::{CopyError, Mapping, Prot};
 use crate::device::Device;
 use crate::error::{DeviceLost, Error};
 use crate::import_core::ImportCore;
+use crate::live::Live;
 
 /// A mapping of one plane. Its address stays valid until it is dropped, lost device or not: after
 /// the loss it shows zeros.
@@ -19,13 +20,16 @@ use crate::import_core::ImportCore;
 pub struct MappedBuffer {
     // Dropped before the import: first the memory is unmapped, then the broker is told.
     mapping: Arc<Mapping>,
+    live: Live,
+    cpu_sync: bool,
     plane: usize,
     import: Arc<ImportCore>,
 }
 
 impl MappedBuffer {
     pub(crate) fn new(mapping: Arc<Mapping>, plane: usize, import: Arc<ImportCore>) -> Self {
-        Self { mapping, plane, import }
+        let (live, cpu_sync) = (import.live.clone(), import.cpu_sync);
+        Self { mapping, live, cpu_sync, plane, import }
     }
 
     /// Begins an access. What was read is good once [`Bracket::end`] says so.
@@ -35,6 +39,7 @@ impl MappedBuffer {
     ///
     /// # Errors
     /// [`Error::DeviceLost`], or the kernel's for the ioctl.
+    #[inline]
     pub fn begin(&self, access: Access) -> Result<Bracket<'_>, Error> {
         self.begin_access(access)?;
         Ok(Bracket { mapped: self, open: Some(access) })
@@ -45,28 +50,41 @@ impl MappedBuffer {
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn begin_access(&self, access: Access) -> Result<(), Error> {
-        self.import.check()?;
-        if self.import.cpu_sync {
-            let fds = self.import.fds()?;
-            sync_start(fds[self.plane].as_fd(), access)
-                .map_err(|error| self.import.failed("cannot begin the CPU access", error))?;
+        if !self.live.is_good() {
+            return Err(self.import.refused());
         }
-        Ok(())
+        if self.cpu_sync { self.sync_start(access) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn sync_start(&self, access: Access) -> Result<(), Error> {
+        let fds = self.import.fds()?;
+        sync_start(fds[self.plane].as_fd(), access)
+            .map_err(|error| self.import.failed("cannot begin the CPU access", error))
     }
 
     /// [`Bracket::end`], for what [`Self::begin_access`] began.
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn end_access(&self, access: Access) -> Result<(), Error> {
-        let synced = if self.import.cpu_sync {
-            // Revoked means lost, which is said below.
-            self.import.fds().map_or(Ok(()), |fds| sync_end(fds[self.plane].as_fd(), access))
-        } else {
-            Ok(())
-        };
-        self.import.check_after_reads()?;
+        if self.cpu_sync {
+            return self.sync_end(access);
+        }
+        if self.live.is_good_after_reads() { Ok(()) } else { Err(self.import.refused()) }
+    }
+
+    #[inline(never)]
+    fn sync_end(&self, access: Access) -> Result<(), Error> {
+        // Revoked means lost, which is said below.
+        let synced =
+            self.import.fds().map_or(Ok(()), |fds| sync_end(fds[self.plane].as_fd(), access));
+        if !self.live.is_good_after_reads() {
+            return Err(self.import.refused());
+        }
         synced.map_err(|source| Error::Io { what: "cannot end the CPU access", source })
     }
 
@@ -100,6 +118,7 @@ impl MappedBuffer {
 
     /// The first byte, for raw access; valid until this is dropped.
     #[must_use]
+    #[inline]
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapping.ptr()
     }
@@ -167,8 +186,12 @@ impl Bracket<'_> {
     ///
     /// # Errors
     /// [`Error::DeviceLost`], or the kernel's for the ioctl.
+    #[inline]
     pub fn end(mut self) -> Result<(), Error> {
-        self.open.take().map_or(Ok(()), |access| self.mapped.end_access(access))
+        match self.open.take() {
+            Some(access) => self.mapped.end_access(access),
+            None => Ok(()),
+        }
     }
 
     /// The same, and asks the kernel too, by an ioctl on `node`, an open DRM node of the *exporting*
@@ -182,6 +205,7 @@ impl Bracket<'_> {
 }
 
 impl Drop for Bracket<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(access) = self.open.take() {
             drop(self.mapped.end_access(access));
