@@ -20,6 +20,7 @@ pub mod bus;
 mod card;
 pub mod clock;
 pub mod demo;
+pub mod desktop;
 pub mod hostile;
 mod kernel_log;
 pub mod process;

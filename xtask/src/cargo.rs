@@ -14,6 +14,9 @@ pub const SHIPPED: &[&str] = &["build", "-p", "dmashared", "-p", "dmasharectl"];
 /// What drives the tests and the demonstration on a real kernel.
 pub const TESTS: &[&str] = &["build", "-p", "dmashare-tests"];
 
+/// The examples.
+pub const EXAMPLES: &[&str] = &["build", "-p", "dmashare-examples"];
+
 /// The guest's agent.
 pub const AGENT: &[&str] = &["build", "-p", "xtask", "--bin", "vm-agent"];
 
@@ -56,6 +59,9 @@ pub const SHIPPED_PROGRAMS: &[&str] = &["dmashared", "dmasharectl"];
 
 /// The programs of the tests' package.
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];
+
+/// The examples' programs.
+pub const EXAMPLE_PROGRAMS: &[&str] = &["wayland-producer"];
 
 /// A cargo command in the repository.
 pub fn cargo(arguments: &[&str]) -> Command {

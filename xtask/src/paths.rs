@@ -30,6 +30,14 @@ pub fn vm() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// What scenarios leave to be looked at: screenshots, pictures. In the guest it is /mnt/share, where no
+/// other directory is shared.
+pub fn artefacts() -> Result<PathBuf> {
+    let dir = vm()?.join("artefacts");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}
+
 /// Shared by all checkouts of one user.
 pub fn cache() -> Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty()) {

@@ -39,10 +39,12 @@ mod share;
 mod standing;
 mod synthetic;
 mod timeline;
+mod torn_reads;
 mod units;
 mod unplug_reader;
 mod unplug_waiter;
 mod vanished;
+mod wayland;
 mod wedged;
 
 /// A scenario.
@@ -152,6 +154,7 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("frozen-removal", frozen::removal)
     },
     Scenario::new("unplug-reader", unplug_reader::run),
+    Scenario { backends: ONCE, bound: MANY, ..Scenario::new("torn-reads", torn_reads::run) },
     Scenario::new("unplug-race", race::run),
     Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
     Scenario::new("synthetic-remove", synthetic::run),
@@ -212,6 +215,21 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: ONCE, ..Scenario::new("neutral/preserve", neutral::preserve::run) },
     Scenario { backends: ONCE, ..Scenario::new("standing", standing::run) },
     Scenario { backends: ONCE, bound: SLOW, ..Scenario::new("reconnect", reconnect::run) },
+    Scenario {
+        backends: &[Backend::SwSync],
+        bound: SLOW,
+        ..Scenario::new("wayland/weston", wayland::weston)
+    },
+    Scenario {
+        backends: &[Backend::SwSync],
+        bound: SLOW,
+        ..Scenario::new("wayland/sway", wayland::sway)
+    },
+    Scenario {
+        backends: REAL,
+        bound: SLOW,
+        ..Scenario::new("wayland/explicit", wayland::explicit)
+    },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {

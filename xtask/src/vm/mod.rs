@@ -46,6 +46,8 @@ impl Vm {
     pub fn boot(share: Option<&Path>, progress: &Progress) -> Result<Self> {
         let image = image::ensure(progress)?;
         let stage = stage::dir()?;
+        let artefacts = paths::artefacts()?;
+        let share = share.unwrap_or(&artefacts);
         let setup = qemu::Setup { image: &image, stage: &stage, share };
         let mut attempt = 1;
         let mut vm = loop {

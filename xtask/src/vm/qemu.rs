@@ -34,7 +34,7 @@ pub struct Setup<'a> {
     /// The build, at /mnt/stage.
     pub stage: &'a Path,
     /// A directory of the user's, at /mnt/share.
-    pub share: Option<&'a Path>,
+    pub share: &'a Path,
 }
 
 /// A running QEMU. Ends with its owner, and with this process.
@@ -94,13 +94,10 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
     // A panic (not an oops) ends QEMU at once: nobody waits for a machine that is dead. The clock is
     // left alone: `tsc=reliable` patches the scheduler's clock while both processors run, and under
     // QEMU 7.2 one of them can stumble over the breakpoint that is in its place meanwhile.
-    let mut cmdline = format!(
+    let cmdline = format!(
         "root=/dev/vda console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 net.ifnames=0 lsm=landlock,yama \
-         audit=0 8250.nr_uarts=1 systemd.show_status=no dmashare.egpu={EGPU} dmashare.stay={STAY}"
+         audit=0 8250.nr_uarts=1 systemd.show_status=no dmashare.egpu={EGPU} dmashare.stay={STAY} dmashare.share"
     );
-    if setup.share.is_some() {
-        cmdline.push_str(" dmashare.share");
-    }
     let mut line: Vec<String> = Vec::new();
     let mut add = |option: &str, value: String| line.extend([option.to_owned(), value]);
 
@@ -144,17 +141,11 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
     add("-chardev", format!("socket,id=agent,fd={agent}"));
     add("-device", "virtio-serial-pci".into());
     add("-device", format!("virtserialport,chardev=agent,name={PORT}"));
-    let shares = [("stage", Some(setup.stage), ",readonly=on"), ("share", setup.share, "")];
-    for (tag, path, access) in shares {
-        if let Some(path) = path {
-            let path = escaped(path);
-            add(
-                "-virtfs",
-                format!(
-                    "local,path={path},mount_tag={tag},security_model=none,multidevs=remap{access}"
-                ),
-            );
-        }
+    for (tag, path, access) in [("stage", setup.stage, ",readonly=on"), ("share", setup.share, "")]
+    {
+        let path = escaped(path);
+        let options = "security_model=none,multidevs=remap";
+        add("-virtfs", format!("local,path={path},mount_tag={tag},{options}{access}"));
     }
     line.retain(|word| !word.is_empty());
     line

@@ -43,6 +43,10 @@ pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
             for name in cargo::TEST_PROGRAMS {
                 cargo::copy_program(name, &bin)?;
             }
+            cargo::build(cargo::EXAMPLES)?;
+            for name in cargo::EXAMPLE_PROGRAMS {
+                cargo::copy_program(name, &bin)?;
+            }
             cargo::copy_file(&cargo::test_program(cargo::KERNEL_TESTS)?, &bin.join("uapi-kernel"))?;
             if !examples::kms_importer(&bin, what == Fill::Build)? {
                 println!("without kms-importer: there is no cargo-c");
