@@ -33,7 +33,7 @@ pub(crate) struct ImportCore {
     held: Mutex<Held>,
     /// Set before the first page is replaced: the state page says nothing of an import that was taken
     /// back from this client alone (a rehearsal).
-    revoked: AtomicBool,
+    revoked: Arc<AtomicBool>,
     /// To be copied when somebody asks for the device.
     pub(crate) preserve: AtomicBool,
     /// The broker was given it back.
@@ -57,7 +57,7 @@ impl ImportCore {
             layout,
             sizes,
             cpu_sync,
-            revoked: AtomicBool::new(false),
+            revoked: Arc::default(),
             held: Mutex::new(Held { fds: Some(fds.into()), mappings: Vec::new() }),
             returned: false,
         }
@@ -152,7 +152,7 @@ impl ImportCore {
         // Not under the lock: a driver's mmap can sleep.
         let mapping = Mapping::map(fds[plane].as_fd(), offset, len, prot)
             .map_err(|error| self.failed("cannot map a plane", error))?;
-        let mapping = Arc::new(mapping);
+        let mapping = Arc::new(mapping.guarded(&self.revoked));
         {
             let mut held = self.lock();
             if held.fds.is_none() {

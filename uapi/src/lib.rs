@@ -38,6 +38,7 @@ pub mod pidfd;
 mod poll;
 mod proc_fd;
 pub mod process;
+pub mod sigbus;
 #[cfg(feature = "simulate")]
 pub mod sim;
 mod stat;
