@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup::{self, Missing};
 use crate::{cargo, paths};
 
 /// The newest that the oldest toolchain here builds.
@@ -19,7 +18,7 @@ pub fn prefix() -> Result<PathBuf> {
 
 /// The program: the machine's own, else the cache's, else built into the cache. `None` where it is
 /// neither there nor to be built.
-fn program(missing: Missing) -> Result<Option<PathBuf>> {
+fn program(build: bool) -> Result<Option<PathBuf>> {
     let own = PathBuf::from("cargo-capi");
     if version(&own).is_some_and(|version| is_enough(&version)) {
         return Ok(Some(own));
@@ -29,10 +28,9 @@ fn program(missing: Missing) -> Result<Option<PathBuf>> {
     if program.is_file() {
         return Ok(Some(program));
     }
-    if missing == Missing::Report {
+    if !build {
         return Ok(None);
     }
-    setup::ensure(&[("libssl-dev", "cargo-c, which is built here, links it")], missing)?;
     println!("cargo-c {VERSION} is built into {}; this takes some minutes", root.display());
     // Unoptimised: it is built once, runs for a second, and most of that is cargo's own work.
     let status = cargo::cargo(&["install", "--locked", "--debug", "--version", VERSION])
@@ -66,15 +64,18 @@ fn is_enough(version: &str) -> bool {
 }
 
 /// Builds the C library and puts it under [`prefix`], with header and pkg-config file. False where
-/// there is no cargo-c.
-pub fn install(missing: Missing) -> Result<bool> {
-    let Some(program) = program(missing)? else { return Ok(false) };
+/// there is no cargo-c, and none is to be built.
+pub fn install(build: bool) -> Result<bool> {
+    let Some(program) = program(build)? else { return Ok(false) };
     let prefix = prefix()?;
     println!("cargo cinstall -p dmashare-c --prefix {}", prefix.display());
     let status = Command::new(program)
         .args(["capi", "install", "--package", "dmashare-c", "--profile", "dev", "--libdir", "lib"])
         .arg("--prefix")
         .arg(&prefix)
+        // It has a cargo of its own inside, and the two would each build anew what the other has built.
+        .arg("--target-dir")
+        .arg(paths::target()?.join("c/build"))
         .current_dir(paths::root())
         .stdin(Stdio::null())
         .status()

@@ -8,6 +8,7 @@ mod cargo_c;
 mod counts;
 mod demo;
 mod deny;
+mod examples;
 mod paths;
 mod progress;
 mod setup;

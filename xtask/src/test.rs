@@ -189,7 +189,7 @@ fn python(_: &mut Run) -> Result<Counts> {
 
 /// Programs in C, against the C library and the real service.
 fn c(run: &mut Run) -> Result<Counts> {
-    let counts = test_c::run(setup::Missing::from_flag(run.no_install))?;
+    let counts = test_c::run(!run.no_install)?;
     Ok(counts.unwrap_or_else(|| skip("cargo-c is not installed, and was not to be")))
 }
 
@@ -216,7 +216,8 @@ fn virtual_machine(context: &mut Run) -> Result<Counts> {
         return Ok(skip("--no-vm"));
     }
     let progress = Progress::Shown;
-    stage::fill(stage::Fill::Build, &progress)?;
+    let what = if context.no_install { stage::Fill::BuildNoTools } else { stage::Fill::Build };
+    stage::fill(what, &progress)?;
     if let Some(image) = context.image.take() {
         let built = progress.step("wait for the image", || {
             image.join().map_err(|_| anyhow!("the build of the image panicked"))?

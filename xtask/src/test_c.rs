@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::counts::Counts;
-use crate::setup::Missing;
 use crate::test::stream;
 use crate::{cargo, cargo_c, paths};
 
@@ -71,8 +70,8 @@ const VARIANTS: &[Variant] = &[
 ];
 
 /// Builds, installs, compiles and runs. `None` where there is no cargo-c.
-pub fn run(missing: Missing) -> Result<Option<Counts>> {
-    if !cargo_c::install(missing)? {
+pub fn run(build: bool) -> Result<Option<Counts>> {
+    if !cargo_c::install(build)? {
         return Ok(None);
     }
     let daemon = cargo::build_simulated()?.join("dmashared");

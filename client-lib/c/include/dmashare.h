@@ -519,6 +519,13 @@ int dmashare_mapping_copy_out(struct dmashare_mapping *mapping, size_t offset, v
 int dmashare_mapping_copy_in(struct dmashare_mapping *mapping, size_t offset, const void *from,
                              size_t size);
 
+/* Installs a handler of SIGBUS, for good, for drivers that fault before anybody has told of the removal: a
+ * fault inside a mapping of an import that is made from here on is answered by zero pages in place, and
+ * begin and end then say -ENODEV. Every other SIGBUS goes to whom it went before. For programs, not for
+ * libraries: a process has one handler. Call it once, before other threads fault, and after handlers that
+ * are to be handed on to; who replaces it later is to hand on. */
+int dmashare_install_sigbus_guard(void);
+
 /* 1 if it shows zeros for good, else 0. */
 int dmashare_mapping_is_revoked(struct dmashare_mapping *mapping);
 

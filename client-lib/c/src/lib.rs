@@ -4,10 +4,10 @@
 //!
 //! | module | has |
 //! | --- | --- |
-//! | [`handle`] | handles: numbers, looked up in tables, never given out twice |
-//! | [`argument`] | what C passes, looked at before it is used |
-//! | [`failure`] | negative errno, the sentence for it, and no panic across the border |
-//! | [`object`], [`planes`] | functions that several types of handles have |
+//! | `handle` | handles: numbers, looked up in tables, never given out twice |
+//! | `argument` | what C passes, looked at before it is used |
+//! | `failure` | negative errno, the sentence for it, and no panic across the border |
+//! | `object`, `planes` | functions that several types of handles have |
 //! | the others | one type of handle each |
 
 #![cfg(target_os = "linux")]

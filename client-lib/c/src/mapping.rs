@@ -118,6 +118,14 @@ fn fits(mapping: &MappedBuffer, offset: usize, size: usize) -> Result<(), Failur
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn dmashare_install_sigbus_guard() -> c_int {
+    call(|| {
+        dmashare::install_sigbus_guard()?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn dmashare_mapping_is_revoked(mapping: Handle<Mapping>) -> c_int {
     call(|| Ok(mapping.get()?.0.is_revoked().into()))
 }

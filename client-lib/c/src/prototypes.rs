@@ -90,6 +90,7 @@ const _: extern "C" fn(Handle<Mapping>, u32) -> c_int = dmashare_mapping_end;
 const _: extern "C" fn(Handle<Mapping>, u32, c_int) -> c_int = dmashare_mapping_end_checked;
 const _: extern "C" fn(Handle<Mapping>, usize, *mut c_void, usize) -> c_int = dmashare_mapping_copy_out;
 const _: extern "C" fn(Handle<Mapping>, usize, *const c_void, usize) -> c_int = dmashare_mapping_copy_in;
+const _: extern "C" fn() -> c_int = dmashare_install_sigbus_guard;
 const _: extern "C" fn(Handle<Mapping>) -> c_int = dmashare_mapping_is_revoked;
 const _: extern "C" fn(Handle<Mapping>) -> c_int = dmashare_mapping_protection;
 const _: extern "C" fn(Handle<Mapping>) -> c_int = dmashare_mapping_destroy;

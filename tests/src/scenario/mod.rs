@@ -21,6 +21,7 @@ mod fence;
 mod frozen;
 mod implicit;
 mod kms;
+mod kms_importer;
 mod kms_in_fence;
 mod kms_out_fence;
 mod local;
@@ -186,6 +187,7 @@ const SCENARIOS: &[Scenario] = &[
         tolerated: &["drm_mm_takedown"],
         ..Scenario::new("kms-out-fence", kms_out_fence::run)
     },
+    Scenario { backends: REAL, ..Scenario::new("kms-importer", kms_importer::run) },
     Scenario { backends: REAL, ..Scenario::new("merged", merged::run) },
     Scenario {
         bound: SLOW,

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -358,6 +360,47 @@ static void neutral_buffers_stay(void)
 	OK(dmashare_connection_destroy(connection));
 }
 
+static sigjmp_buf fault;
+
+static void own_handler(int signal)
+{
+	(void)signal;
+	siglongjmp(fault, 1);
+}
+
+/* The memory that stands for a buffer here cannot be made to fault; what is handed on can be seen. */
+static void other_faults_are_handed_on(void)
+{
+	struct dmashare_connection *connection = connect_to_machine();
+	struct dmashare_export *buffer = export_small(connection, 0x21);
+	struct sigaction action = { .sa_handler = own_handler };
+	struct dmashare_import *import;
+	struct dmashare_mapping *mapping;
+	int file = memfd_create("faults", MFD_CLOEXEC);
+	volatile char *memory;
+
+	OK(sigaction(SIGBUS, &action, NULL));
+	OK(dmashare_install_sigbus_guard());
+	OK(dmashare_install_sigbus_guard());
+	import = import_small(connection, buffer);
+	OK(dmashare_import_map(import, 0, DMASHARE_READ_ONLY, &mapping));
+	memory = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);
+	CHECK(memory != MAP_FAILED);
+	if (sigsetjmp(fault, 1) == 0) {
+		(void)memory[0];
+		CHECK(!"the file has no byte");
+	}
+	munmap((void *)memory, 4096);
+	close(file);
+	OK(dmashare_mapping_begin(mapping, DMASHARE_ACCESS_READ));
+	CHECK(*(uint8_t *)dmashare_mapping_pointer(mapping) == 0x21);
+	OK(dmashare_mapping_end(mapping, DMASHARE_ACCESS_READ));
+	OK(dmashare_mapping_destroy(mapping));
+	OK(dmashare_import_destroy(import));
+	OK(dmashare_export_destroy(buffer));
+	OK(dmashare_connection_destroy(connection));
+}
+
 static void what_is_no_buffer_is_refused(void)
 {
 	struct dmashare_connection *connection = connect_to_machine();
@@ -389,6 +432,7 @@ int main(void)
 		TEST(the_card_is_pulled),
 		TEST(a_loss_that_is_not_taken_is_acknowledged),
 		TEST(neutral_buffers_stay),
+		TEST(other_faults_are_handed_on),
 		TEST(what_is_no_buffer_is_refused),
 	};
 
