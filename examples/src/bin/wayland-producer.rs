@@ -38,6 +38,9 @@ struct Args {
     /// Stop after so many frames
     #[arg(long)]
     frames: Option<u64>,
+    /// Begin this frame and never end it, as a GPU that hangs (needs explicit synchronization)
+    #[arg(long, value_name = "FRAME")]
+    hang: Option<u64>,
 }
 
 /// A buffer as the compositor has it, and where it is painted.
@@ -67,6 +70,7 @@ struct Producer {
     into: bool,
     on_gpu: bool,
     frame: u64,
+    hang: Option<u64>,
 }
 
 const BUFFERS: usize = 3;
@@ -175,11 +179,15 @@ impl Producer {
         state.busy.insert(slot.wl.clone());
         state.wants_frame = false;
         state.flush()?;
+        self.frame = frame;
         if let Some(it) = explicit {
+            if self.hang == Some(frame) {
+                println!("frame {frame} hangs: the compositor waits for its point");
+                return Ok(());
+            }
             paint(slot)?;
             it.acquire.0.submit_done(frame)?;
         }
-        self.frame = frame;
         if frame == 1 || frame % 30 == 0 || !on_gpu && frame % 10 == 0 {
             println!("frame {frame} {}", if on_gpu { "of the GPU" } else { "of no GPU" });
         }
@@ -227,6 +235,7 @@ fn main() -> Result<()> {
         into: args.into.is_some(),
         on_gpu: false,
         frame: 0,
+        hang: args.hang,
     };
     let size = state.size;
     producer.share(&args, size)?;
