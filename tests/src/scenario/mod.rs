@@ -38,6 +38,7 @@ mod share;
 mod standing;
 mod synthetic;
 mod timeline;
+mod torn_reads;
 mod units;
 mod unplug_reader;
 mod unplug_waiter;
@@ -152,6 +153,7 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("frozen-removal", frozen::removal)
     },
     Scenario::new("unplug-reader", unplug_reader::run),
+    Scenario { backends: ONCE, bound: MANY, ..Scenario::new("torn-reads", torn_reads::run) },
     Scenario::new("unplug-race", race::run),
     Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
     Scenario::new("synthetic-remove", synthetic::run),
