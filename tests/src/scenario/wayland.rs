@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use crate::desktop::{Desktop, Kind, Screenshot, Watched};
 use crate::process::eventually;
 use crate::scenario::figures::show;
-use crate::{BOUND, Role, Unplug, World};
+use crate::{BOUND, Process, Role, Unplug, World};
 
 /// As the example paints them: the left half, and the right half of even and odd frames.
 const GPU: (u32, [u32; 2]) = (0x20_40c0, [0x10_a040, 0x20_b050]);
@@ -91,10 +91,14 @@ fn shows_and_goes_on(world: &World, kind: Kind, on: Role) -> Result<()> {
     ensure!(client.process().sockets()? == sockets, "the client has connected anew");
     world.wait_gone(device)?;
     if !is_explicit {
-        for process in [client.process(), desktop.process()] {
-            let left = || Ok(process.dma_bufs_by(DRIVER)? == 0);
-            eventually("the eGPU's buffers are let go of", BOUND, left)?;
-        }
+        let left = |process: Process| process.dma_bufs_by(DRIVER);
+        ensure!(left(client.process())? == 0, "the client has buffers of the eGPU still");
+        // It shows a whole window without drawing, and its GL keeps what it drew of last until it draws
+        // again: for a picture it does.
+        eventually("the compositor lets go of the eGPU's buffers", BOUND, || {
+            desktop.screenshot(&format!("{name}-after"))?;
+            Ok(left(desktop.process())? == 0)
+        })?;
     }
     show(format_args!("{} with {sync} synchronization: {}", kind.name(), last(&client)));
     Ok(())
