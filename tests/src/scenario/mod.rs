@@ -230,6 +230,11 @@ const SCENARIOS: &[Scenario] = &[
         bound: SLOW,
         ..Scenario::new("wayland/explicit", wayland::explicit)
     },
+    Scenario {
+        backends: REAL,
+        bound: SLOW,
+        ..Scenario::new("wayland/half-drawn", wayland::half_drawn)
+    },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {
