@@ -55,6 +55,15 @@
 
 #![cfg(target_os = "linux")]
 
+/// The code in the guide and in the README is compiled as documentation tests are.
+#[cfg(doctest)]
+mod texts {
+    #[doc = include_str!("../../docs/compositors.md")]
+    struct Compositors;
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+}
+
 mod again;
 mod builder;
 mod channel;
