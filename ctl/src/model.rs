@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use zbus::zvariant::OwnedValue;
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 
 use crate::failure::Failure;
 
@@ -20,6 +20,33 @@ pub struct Service {
     pub backend: String,
     /// Connections to it.
     pub clients: u32,
+    /// What neutral buffers are made from, or `none`.
+    pub heap: String,
+    /// Neutral buffers.
+    pub neutral_buffers: u32,
+    /// Their bytes.
+    pub neutral_bytes: u64,
+    /// What holds ejects up.
+    pub inhibitors: Vec<Inhibitor>,
+}
+
+/// What holds ejects up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Inhibitor {
+    /// Its id.
+    pub id: u64,
+    /// Of which device; `null` for each.
+    pub device: Option<u64>,
+    /// `delay` or `block`.
+    pub mode: String,
+    /// Why.
+    pub why: String,
+    /// What its holder calls itself.
+    pub who: String,
+    /// The holder's process.
+    pub pid: u32,
+    /// The holder's user.
+    pub uid: u32,
 }
 
 /// A device.
@@ -94,6 +121,10 @@ pub struct Client {
     pub name: String,
     /// Its systemd unit, or empty.
     pub unit: String,
+    /// What it wants done with it on a loss: `wait`, `relaunch`, `kill`, `ignore`.
+    pub on_loss: String,
+    /// Whether it says that its user loses nothing then.
+    pub survives_removal: bool,
     /// Live objects that it has.
     pub counts: ClientCounts,
 }
@@ -122,12 +153,29 @@ where
     T::try_from(value).map_err(|error| Failure::Unexpected(format!("property {name}: {error}")))
 }
 
+/// An inhibitor as the property has it.
+type Row = (u64, OwnedObjectPath, String, String, String, u32, u32);
+
+impl From<Row> for Inhibitor {
+    fn from((id, device, mode, why, who, pid, uid): Row) -> Self {
+        let number = device.as_str().rsplit_once("/d").and_then(|(_, id)| id.parse().ok());
+        Self { id, device: number, mode, why, who, pid, uid }
+    }
+}
+
 impl Service {
     pub(crate) fn take(mut of: Properties) -> Result<Self, Failure> {
         Ok(Self {
             version: take(&mut of, "Version")?,
             backend: take(&mut of, "Backend")?,
             clients: take(&mut of, "Clients")?,
+            heap: take(&mut of, "Heap")?,
+            neutral_buffers: take(&mut of, "NeutralBuffers")?,
+            neutral_bytes: take(&mut of, "NeutralBytes")?,
+            inhibitors: take::<Vec<Row>>(&mut of, "Inhibitors")?
+                .into_iter()
+                .map(Inhibitor::from)
+                .collect(),
         })
     }
 }
@@ -169,6 +217,8 @@ impl Client {
             uid: take(of, "Uid")?,
             name: take(of, "Name")?,
             unit: take(of, "Unit")?,
+            on_loss: take(of, "OnLoss")?,
+            survives_removal: take(of, "SurvivesRemoval")?,
             counts: ClientCounts {
                 buffers: take(of, "Buffers")?,
                 imports: take(of, "Imports")?,

@@ -20,6 +20,7 @@ fn status_shows_devices_and_clients() {
     let expected = "\
 dmashared 0.1.0
 guard fences by vgem
+neutral buffers by udmabuf, 2 buffers, 12 KiB
 3 devices, 2 clients
 
 ID   NAME          DRIVER      STATE    BUFFERS  IMPORTS  FENCES  TIMELINES
@@ -30,9 +31,12 @@ d10  vkms          vkms        present        3        2       7          0
 d3 hung (wedged); its driver names as recovery: rebind, which is yours to do
 d2 is lost (unplugged), 1 implicit fence still pending: dmasharectl report d2
 
-ID  PID   UID   NAME                     UNIT            BUFFERS  IMPORTS  FENCES  TIMELINES
-c5  4711  1000  evil\\u{1b}[31m\\u{a}name  app-evil.scope        3        0       1          2
-c6  4711  1000  compositor               –                     3        0       1          2
+ID  PID   UID   NAME                     UNIT            ON LOSS             BUFFERS  IMPORTS  FENCES  TIMELINES
+c5  4711  1000  evil\\u{1b}[31m\\u{a}name  app-evil.scope  wait                      3        0       1          2
+c6  4711  1000  compositor               –               relaunch, survives        3        0       1          2
+
+recorder (pid 4711) blocks an eject of d3: a recording
+– (pid 4711) delays every eject: saving\\u{1b}
 ";
     assert_eq!((status.code, status.out.as_str()), (0, expected), "{}", status.err);
 }
@@ -50,7 +54,17 @@ fn devices_say_why_they_can_be_pulled() {
 fn json_keeps_its_shapes() {
     let (bus, _service) = with_service(Told::default());
     let status = bus.ctl(&["status", "--json"]).json();
-    assert_eq!(status["service"], json!({ "version": "0.1.0", "backend": "vgem", "clients": 2 }));
+    let service = json!({
+        "version": "0.1.0", "backend": "vgem", "clients": 2,
+        "heap": "udmabuf", "neutral_buffers": 2, "neutral_bytes": 12288,
+        "inhibitors": [
+            { "id": 8, "device": 3, "mode": "block", "why": "a recording", "who": "recorder",
+              "pid": 4711, "uid": 1000 },
+            { "id": 9, "device": null, "mode": "delay", "why": "saving\u{1b}", "who": "",
+              "pid": 4711, "uid": 1000 },
+        ],
+    });
+    assert_eq!(status["service"], service);
     let device = json!({
         "id": 2, "name": "0000:01:00.0", "pci": "0000:01:00.0", "driver": "virtio_gpu",
         "nodes": ["/dev/dri/card1"], "removable": true,
@@ -63,6 +77,7 @@ fn json_keeps_its_shapes() {
     assert_eq!(status["devices"][1]["wedged"], "rebind");
     let client = json!({
         "id": 6, "pid": 4711, "uid": 1000, "name": "compositor", "unit": "",
+        "on_loss": "relaunch", "survives_removal": true,
         "counts": { "buffers": 3, "imports": 0, "fences": 1, "timelines": 2 },
     });
     assert_eq!(status["clients"][1], client);

@@ -179,7 +179,11 @@ fn unmounted_debugfs_is_no_lack() {
 #[test]
 fn what_the_service_says_counts() {
     let service = ServiceState::Running {
-        service: Service { version: "0.1.0".to_owned(), backend: "none".to_owned(), clients: 0 },
+        service: Service {
+            version: "0.1.0".to_owned(),
+            backend: "none".to_owned(),
+            ..Service::default()
+        },
         probed: Probed { backend: "none".to_owned(), tried: Vec::new() },
     };
     let diagnosis = Machine::debian().vgem().as_root(true, &service);

@@ -22,8 +22,19 @@ pub fn status(service: &Service, snapshot: &Snapshot, style: Style) -> String {
         backend => clean(backend),
     };
     let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    let heap = match service.heap.as_str() {
+        "none" => style.paint(Paint::Warn, "none: no frame can be kept"),
+        heap => clean(heap),
+    };
+    let neutral = match service.neutral_buffers {
+        0 => String::new(),
+        buffers => {
+            let kib = service.neutral_bytes.div_ceil(1024);
+            format!(", {}, {kib} KiB", count(buffers, "buffer", "buffers"))
+        }
+    };
     let mut out = format!(
-        "{} {}\nguard fences by {backend}\n{}, {}\n",
+        "{} {}\nguard fences by {backend}\nneutral buffers by {heap}{neutral}\n{}, {}\n",
         style.paint(Paint::Strong, "dmashared"),
         clean(&service.version),
         count(number(snapshot.devices.len()), "device", "devices"),
@@ -36,6 +47,15 @@ pub fn status(service: &Service, snapshot: &Snapshot, style: Style) -> String {
     if !snapshot.clients.is_empty() {
         out.push('\n');
         out += &clients(&snapshot.clients, style);
+    }
+    if !service.inhibitors.is_empty() {
+        out.push('\n');
+    }
+    for held in &service.inhibitors {
+        let what = held.device.map_or("every eject".to_owned(), |id| format!("an eject of d{id}"));
+        let how = if held.mode == "block" { "blocks" } else { "delays" };
+        let who = or_dash(&held.who);
+        out += &format!("{who} (pid {}) {how} {what}: {}\n", held.pid, clean(&held.why));
     }
     out
 }
@@ -68,6 +88,7 @@ fn clients(clients: &[Client], style: Style) -> String {
         "UID",
         "NAME",
         "UNIT",
+        "ON LOSS",
         "BUFFERS",
         "IMPORTS",
         "FENCES",
@@ -81,13 +102,14 @@ fn clients(clients: &[Client], style: Style) -> String {
             client.uid.to_string(),
             or_dash(&client.name),
             or_dash(&client.unit),
+            clean(&client.on_loss) + if client.survives_removal { ", survives" } else { "" },
             counts.buffers.to_string(),
             counts.imports.to_string(),
             counts.fences.to_string(),
             counts.timelines.to_string(),
         ]);
     }
-    numbers_right(&mut table, 5);
+    numbers_right(&mut table, 6);
     whole_but(&mut table, &[3, 4]);
     finish(&table)
 }

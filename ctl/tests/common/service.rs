@@ -83,6 +83,29 @@ impl Broker {
         "vgem".to_owned()
     }
     #[zbus(property)]
+    fn heap(&self) -> String {
+        "udmabuf".to_owned()
+    }
+    #[zbus(property)]
+    fn neutral_buffers(&self) -> u32 {
+        2
+    }
+    #[zbus(property)]
+    fn neutral_bytes(&self) -> u64 {
+        12_288
+    }
+    #[zbus(property)]
+    fn inhibitors(&self) -> Vec<(u64, OwnedObjectPath, String, String, String, u32, u32)> {
+        let row = |id, path: String, mode: &str, why: &str, who: &str| {
+            let path = OwnedObjectPath::try_from(path).unwrap();
+            (id, path, mode.to_owned(), why.to_owned(), who.to_owned(), 4711, 1000)
+        };
+        vec![
+            row(8, format!("{PATH}/device/d3"), "block", "a recording", "recorder"),
+            row(9, "/".to_owned(), "delay", "saving\x1b", ""),
+        ]
+    }
+    #[zbus(property)]
     fn clients(&self) -> u32 {
         2
     }
@@ -186,6 +209,8 @@ constants! { Client, "org.dmashare.Client1", [],
     uid: u32 = |_me| 1000;
     name: String = |me| me.name.to_owned();
     unit: String = |me| me.unit.to_owned();
+    on_loss: String = |me| if me.unit.is_empty() { "relaunch" } else { "wait" }.to_owned();
+    survives_removal: bool = |me| me.unit.is_empty();
     buffers: u32 = |_me| 3;
     imports: u32 = |_me| 0;
     fences: u32 = |_me| 1;

@@ -74,6 +74,8 @@ fn colour_is_only_colour() {
             uid: 0,
             name: "x\x1b[2J".to_owned(),
             unit: String::new(),
+            on_loss: "wait".to_owned(),
+            survives_removal: false,
             counts: ClientCounts::default(),
         }],
     };
