@@ -42,6 +42,7 @@ mod units;
 mod unplug_reader;
 mod unplug_waiter;
 mod vanished;
+mod vulkan;
 mod wayland;
 mod wedged;
 
@@ -226,6 +227,8 @@ const SCENARIOS: &[Scenario] = &[
         bound: SLOW,
         ..Scenario::new("wayland/explicit", wayland::explicit)
     },
+    Scenario { backends: REAL, bound: SLOW, ..Scenario::new("vulkan-share/hang", vulkan::hangs) },
+    Scenario { backends: REAL, bound: SLOW, ..Scenario::new("vulkan-share/card", vulkan::pulled) },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {
