@@ -161,7 +161,8 @@ impl Connection {
     /// Whether it is of no more use; with [`Builder::reconnect`], until it is made anew.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.current().channel.is_broken()
+        let inner = self.current();
+        inner.channel.is_forked() || inner.channel.is_broken()
     }
 
     /// The GPUs that are there.

@@ -8,7 +8,7 @@ use dmashare_proto::DeviceId;
 use dmashare_proto::message::{self, DeviceAt};
 use dmashare_proto::state_page::{DeviceState, Word, word_offset};
 use dmashare_uapi::futex;
-use dmashare_uapi::memfd::ReadOnlyPage;
+use dmashare_uapi::memfd::{PageWord, ReadOnlyPage};
 
 use crate::deadline::Deadline;
 use crate::error::{DeviceLost, Error};
@@ -76,6 +76,11 @@ impl Device {
             futex::wait(shared, word.0, deadline.left())
                 .map_err(|error| Error::io("cannot wait on the state page", error))?;
         }
+    }
+
+    /// Its word, and what that was when it came.
+    pub(crate) fn live(&self) -> (PageWord, Word) {
+        (PageWord::new(&self.page, self.offset), self.at.word)
     }
 
     /// An error if it is lost; the cause is for the caller to fill in.

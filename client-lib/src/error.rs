@@ -21,6 +21,9 @@ pub enum Error {
         /// What the broker said before, if it did.
         Option<WireError>,
     ),
+    /// The connection is the parent's, and this is a child that was forked since.
+    #[error("the connection was made before a fork, by the parent; make one in this process")]
+    Forked,
     /// The broker sent what no broker sends. The connection is closed.
     #[error("the broker broke the protocol, and the connection is closed: {0}")]
     Protocol(String),
@@ -122,6 +125,7 @@ impl Error {
             Self::Broker(error) => errno_of(error.code) as i32,
             Self::Disconnected(_) => Errno::ECONNRESET as i32,
             Self::Protocol(_) => Errno::EPROTO as i32,
+            Self::Forked => Errno::ECHILD as i32,
             Self::NoAnswer { .. } => Errno::ETIMEDOUT as i32,
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(Errno::EIO as i32),
             Self::DeviceLost(lost) => lost.errno(),

@@ -213,7 +213,7 @@ impl Lost {
 /// Acknowledges, unless a mapping still cannot be replaced.
 impl Drop for Lost {
     fn drop(&mut self) {
-        if self.unacknowledged && self.retry().is_none() {
+        if self.unacknowledged && !self.inner.channel.is_forked() && self.retry().is_none() {
             self.inner.channel.post(&Request::Acknowledge(self.device()));
         }
     }

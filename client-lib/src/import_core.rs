@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dmashare_proto::message::{Imported, Layout};
@@ -12,6 +12,7 @@ use dmashare_uapi::mapping::{Mapping, Prot};
 use crate::device::Device;
 use crate::error::{DeviceLost, Error};
 use crate::inner::Inner;
+use crate::live::Live;
 
 /// What revocation takes.
 struct Held {
@@ -31,9 +32,7 @@ pub(crate) struct ImportCore {
     pub(crate) sizes: Vec<u64>,
     pub(crate) cpu_sync: bool,
     held: Mutex<Held>,
-    /// Set before the first page is replaced: the state page says nothing of an import that was taken
-    /// back from this client alone (a rehearsal).
-    revoked: AtomicBool,
+    pub(crate) live: Live,
     /// To be copied when somebody asks for the device.
     pub(crate) preserve: AtomicBool,
     /// The broker was given it back.
@@ -49,6 +48,7 @@ impl ImportCore {
     ) -> Self {
         let Imported { import, buffer, at: _, layout, sizes, cpu_sync } = imported;
         Self {
+            live: Live::new(device.as_ref()),
             preserve: AtomicBool::new(false),
             inner: Arc::clone(inner),
             id: import,
@@ -57,7 +57,6 @@ impl ImportCore {
             layout,
             sizes,
             cpu_sync,
-            revoked: AtomicBool::new(false),
             held: Mutex::new(Held { fds: Some(fds.into()), mappings: Vec::new() }),
             returned: false,
         }
@@ -71,7 +70,7 @@ impl ImportCore {
     /// has returned without an error, nothing is mapped. On an error, what could not be replaced is
     /// still in the list, for another try.
     pub(crate) fn revoke(&self) -> io::Result<()> {
-        self.revoked.store(true, Ordering::Release);
+        self.live.revoked().store(true, Ordering::Release);
         let (fds, mappings) = {
             let mut held = self.lock();
             (held.fds.take(), held.mappings.clone())
@@ -86,16 +85,11 @@ impl ImportCore {
         result
     }
 
-    /// An error if the device is lost or the import was taken back. Two loads.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        self.check_device()?;
-        if self.revoked.load(Ordering::Acquire) { Err(self.taken()) } else { Ok(()) }
-    }
-
-    /// The same, after whatever was read from the memory before: zeros are never taken for good.
-    pub(crate) fn check_after_reads(&self) -> Result<(), Error> {
-        fence(Ordering::Acquire);
-        self.check()
+    /// Why [`Live`] is not good any more.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refused(&self) -> Error {
+        self.check_device().err().unwrap_or_else(|| self.taken())
     }
 
     pub(crate) fn check_device(&self) -> Result<(), Error> {
@@ -152,7 +146,7 @@ impl ImportCore {
         // Not under the lock: a driver's mmap can sleep.
         let mapping = Mapping::map(fds[plane].as_fd(), offset, len, prot)
             .map_err(|error| self.failed("cannot map a plane", error))?;
-        let mapping = Arc::new(mapping);
+        let mapping = Arc::new(mapping.guarded(self.live.revoked()));
         {
             let mut held = self.lock();
             if held.fds.is_none() {
@@ -174,7 +168,10 @@ impl ImportCore {
     }
 
     fn close(&mut self) {
-        if let Some(device) = &self.device {
+        // In a forked child somebody may hold that lock for ever, and nobody sweeps.
+        if let Some(device) = &self.device
+            && !self.inner.channel.is_forked()
+        {
             self.inner.imports.remove(device.id(), self.id);
         }
         // Before the broker is told: what it sees in /proc agrees with what it is told.

@@ -49,8 +49,9 @@
 //! # Threads
 //!
 //! Everything is `Send` and `Sync`, and there is no thread in here. Of the threads that wait on one
-//! connection one reads for all; no lock is held while it waits. After a `fork` a connection is of no
-//! use in the child.
+//! connection one reads for all; no lock is held while it waits. After a `fork` the
+//! connection is the parent's: in the child its calls fail with [`Error::Forked`], and dropping its
+//! handles frees memory, closes the child's descriptors and tells the broker nothing.
 
 #![cfg(target_os = "linux")]
 
@@ -71,12 +72,14 @@ mod handshake;
 mod import;
 mod import_core;
 mod inner;
+mod live;
 mod mapped;
 mod neutral;
 mod object;
 mod planes;
 mod registry;
 mod removal;
+mod sigbus;
 mod standing;
 mod timeline;
 mod token;
@@ -94,6 +97,7 @@ pub use mapped::{Bracket, MappedBuffer};
 pub use neutral::NeutralBuffer;
 pub use object::{Buffer, Fence, Shared};
 pub use removal::Removal;
+pub use sigbus::install_sigbus_guard;
 pub use standing::Inhibitor;
 pub use timeline::Timeline;
 pub use token::{Grant, Token};

@@ -11,6 +11,7 @@ use dmashare_uapi::mapping::{CopyError, Mapping, Prot};
 use crate::device::Device;
 use crate::error::{DeviceLost, Error};
 use crate::import_core::ImportCore;
+use crate::live::Live;
 
 /// A mapping of one plane. Its address stays valid until it is dropped, lost device or not: after
 /// the loss it shows zeros.
@@ -19,13 +20,16 @@ use crate::import_core::ImportCore;
 pub struct MappedBuffer {
     // Dropped before the import: first the memory is unmapped, then the broker is told.
     mapping: Arc<Mapping>,
+    live: Live,
+    cpu_sync: bool,
     plane: usize,
     import: Arc<ImportCore>,
 }
 
 impl MappedBuffer {
     pub(crate) fn new(mapping: Arc<Mapping>, plane: usize, import: Arc<ImportCore>) -> Self {
-        Self { mapping, plane, import }
+        let (live, cpu_sync) = (import.live.clone(), import.cpu_sync);
+        Self { mapping, live, cpu_sync, plane, import }
     }
 
     /// Begins an access. What was read is good once [`Bracket::end`] says so.
@@ -35,16 +39,69 @@ impl MappedBuffer {
     ///
     /// # Errors
     /// [`Error::DeviceLost`], or the kernel's for the ioctl.
+    #[inline]
     pub fn begin(&self, access: Access) -> Result<Bracket<'_>, Error> {
-        self.import.check()?;
-        let mut bracket = Bracket { mapped: self, synced: None };
-        if self.import.cpu_sync {
-            let fds = self.import.fds()?;
-            sync_start(fds[self.plane].as_fd(), access)
-                .map_err(|error| self.import.failed("cannot begin the CPU access", error))?;
-            bracket.synced = Some(access);
+        self.begin_access(access)?;
+        Ok(Bracket { mapped: self, open: Some(access) })
+    }
+
+    /// [`Self::begin`] for callers who cannot keep a [`Bracket`] (another language): to be followed by
+    /// [`Self::end_access`] with the same access, if it succeeds.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn begin_access(&self, access: Access) -> Result<(), Error> {
+        if !self.live.is_good() {
+            return Err(self.import.refused());
         }
-        Ok(bracket)
+        if self.cpu_sync { self.sync_start(access) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn sync_start(&self, access: Access) -> Result<(), Error> {
+        let fds = self.import.fds()?;
+        sync_start(fds[self.plane].as_fd(), access)
+            .map_err(|error| self.import.failed("cannot begin the CPU access", error))
+    }
+
+    /// [`Bracket::end`], for what [`Self::begin_access`] began.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn end_access(&self, access: Access) -> Result<(), Error> {
+        if self.cpu_sync {
+            return self.sync_end(access);
+        }
+        if self.live.is_good_after_reads() { Ok(()) } else { Err(self.import.refused()) }
+    }
+
+    #[inline(never)]
+    fn sync_end(&self, access: Access) -> Result<(), Error> {
+        // Revoked means lost, which is said below.
+        let synced =
+            self.import.fds().map_or(Ok(()), |fds| sync_end(fds[self.plane].as_fd(), access));
+        if !self.live.is_good_after_reads() {
+            return Err(self.import.refused());
+        }
+        synced.map_err(|source| Error::Io { what: "cannot end the CPU access", source })
+    }
+
+    /// [`Bracket::end_checked`], for what [`Self::begin_access`] began.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn end_access_checked(&self, access: Access, node: BorrowedFd<'_>) -> Result<(), Error> {
+        self.end_access(access)?;
+        let unplugged = drm_node::is_unplugged(node)
+            .map_err(|source| Error::Io { what: "cannot ask the exporter's DRM node", source })?;
+        // What belongs to no device is lost with none.
+        if unplugged && let Some(device) = self.device() {
+            // The broker has not said so yet; the mappings are its event's to replace.
+            return Err(Error::DeviceLost(DeviceLost { device: device.id(), cause: None }));
+        }
+        Ok(())
     }
 
     /// The device that the buffer was made by; `None` for a neutral one.
@@ -61,6 +118,7 @@ impl MappedBuffer {
 
     /// The first byte, for raw access; valid until this is dropped.
     #[must_use]
+    #[inline]
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapping.ptr()
     }
@@ -112,8 +170,8 @@ impl fmt::Debug for MappedBuffer {
 #[must_use = "only `end` tells whether the device was lost meanwhile"]
 pub struct Bracket<'a> {
     mapped: &'a MappedBuffer,
-    /// The access that DMA_BUF_IOCTL_SYNC is to be told the end of.
-    synced: Option<Access>,
+    /// What began, until it has ended.
+    open: Option<Access>,
 }
 
 impl Bracket<'_> {
@@ -128,8 +186,12 @@ impl Bracket<'_> {
     ///
     /// # Errors
     /// [`Error::DeviceLost`], or the kernel's for the ioctl.
+    #[inline]
     pub fn end(mut self) -> Result<(), Error> {
-        self.finish()
+        match self.open.take() {
+            Some(access) => self.mapped.end_access(access),
+            None => Ok(()),
+        }
     }
 
     /// The same, and asks the kernel too, by an ioctl on `node`, an open DRM node of the *exporting*
@@ -138,34 +200,15 @@ impl Bracket<'_> {
     /// # Errors
     /// As [`Self::end`].
     pub fn end_checked(mut self, node: BorrowedFd<'_>) -> Result<(), Error> {
-        self.finish()?;
-        let unplugged = drm_node::is_unplugged(node)
-            .map_err(|source| Error::Io { what: "cannot ask the exporter's DRM node", source })?;
-        // What belongs to no device is lost with none.
-        if unplugged && let Some(device) = self.mapped.device() {
-            // The broker has not said so yet; the mappings are its event's to replace.
-            let device = device.id();
-            return Err(Error::DeviceLost(DeviceLost { device, cause: None }));
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self) -> Result<(), Error> {
-        let import = &self.mapped.import;
-        let synced = self.synced.take().map_or(Ok(()), |access| {
-            // Revoked means lost, which is said below.
-            let Ok(fds) = import.fds() else { return Ok(()) };
-            sync_end(fds[self.mapped.plane].as_fd(), access)
-        });
-        import.check_after_reads()?;
-        synced.map_err(|source| Error::Io { what: "cannot end the CPU access", source })
+        self.open.take().map_or(Ok(()), |access| self.mapped.end_access_checked(access, node))
     }
 }
 
 impl Drop for Bracket<'_> {
+    #[inline]
     fn drop(&mut self) {
-        if self.synced.is_some() {
-            drop(self.finish());
+        if let Some(access) = self.open.take() {
+            drop(self.mapped.end_access(access));
         }
     }
 }

@@ -95,8 +95,10 @@ impl Word {
     /// Whether the device that had word `then` when it was handed out is still usable, now that
     /// its slot reads `self`: the same generation, and *Present* or *Draining*.
     #[must_use]
+    #[inline]
     pub const fn is_usable_since(self, then: Self) -> bool {
-        self.generation() == then.generation() && self.0 & 2 == 0
+        // One comparison of both: the bit of the lost states, and the generation; not *Draining*.
+        (self.0 & !1) == (then.0 & !3)
     }
 }
 

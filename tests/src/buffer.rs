@@ -64,6 +64,22 @@ impl Buffer {
         self.access(Access::Write, |memory| Ok(memory.copy_from(0, &vec![byte; memory.len()])?))
     }
 
+    /// Draws it, as its maker: `pixel` gives the colour (XRGB) at a column and a row.
+    ///
+    /// # Errors
+    /// It cannot be mapped.
+    pub fn draw(&self, pixel: impl Fn(u32, u32) -> u32) -> Result<()> {
+        let stride = self.layout.planes[0].stride as usize;
+        self.access(Access::Write, |memory| {
+            for y in 0..self.layout.height {
+                let row: Vec<u8> =
+                    (0..self.layout.width).flat_map(|x| pixel(x, y).to_le_bytes()).collect();
+                memory.copy_from(y as usize * stride, &row)?;
+            }
+            Ok(())
+        })
+    }
+
     /// How many of its bytes are `byte`, as its maker sees it.
     ///
     /// # Errors

@@ -53,12 +53,32 @@ impl Process {
     /// # Errors
     /// As [`Self::descriptors`].
     pub fn vgem_dma_bufs(self) -> Result<usize> {
+        self.dma_bufs_by("drm")
+    }
+
+    /// How many dma-bufs it has open that an exporter of this name in fdinfo has made.
+    ///
+    /// # Errors
+    /// As [`Self::descriptors`].
+    pub fn dma_bufs_by(self, exporter: &str) -> Result<usize> {
+        let wanted = format!("exp_name:\t{exporter}");
         let mut count = 0;
         for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.0))? {
             let info = fs::read_to_string(entry?.path()).unwrap_or_default();
-            count += usize::from(info.lines().any(|line| line == "exp_name:\tdrm"));
+            count += usize::from(info.lines().any(|line| line == wanted));
         }
         Ok(count)
+    }
+
+    /// The sockets that it has open, each by its own number, in order.
+    ///
+    /// # Errors
+    /// As [`Self::descriptors`].
+    pub fn sockets(self) -> Result<Vec<String>> {
+        let mut sockets = self.descriptors()?;
+        sockets.retain(|link| link.starts_with("socket:"));
+        sockets.sort();
+        Ok(sockets)
     }
 
     /// Its user.

@@ -9,7 +9,7 @@
 //! | [`drm_node`], [`dumb`], [`gem`] | GPUs, as far as the broker needs one |
 //! | [`uevent`], [`wedged`] | what the kernel says about devices that come and go, and that hang |
 //! | [`mapping`], [`memfd`], [`futex`] | memory that is taken back, or shared for reading |
-//! | [`pidfd`] | who is at the other end of a socket |
+//! | [`pidfd`], [`process`] | who is at the other end of a socket, and whether we are still ourselves |
 //! | [`sim`] (feature `simulate`) | stand-ins for machines without any of these |
 //!
 //! # Conventions
@@ -37,6 +37,8 @@ pub mod memfd;
 pub mod pidfd;
 mod poll;
 mod proc_fd;
+pub mod process;
+pub mod sigbus;
 #[cfg(feature = "simulate")]
 pub mod sim;
 mod stat;

@@ -4,10 +4,13 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use crate::sigbus::Guarded;
 
 /// What a mapping allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct Mapping {
     len: NonZeroUsize,
     prot: Prot,
     revoked: AtomicBool,
+    /// Against SIGBUS, where that guard is installed.
+    guarded: Option<Guarded>,
 }
 
 // SAFETY: the range is no thread's own; the pointer is only given out raw or used for raw copies.
@@ -74,7 +79,17 @@ impl Mapping {
         let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
         // SAFETY: a new range chosen by the kernel, so nothing else is mapped over.
         let ptr = unsafe { mmap(None, len, prot.flags(), MapFlags::MAP_SHARED, fd, offset)? };
-        Ok(Self { ptr: ptr.cast(), len, prot, revoked: AtomicBool::new(false) })
+        let revoked = AtomicBool::new(false);
+        Ok(Self { ptr: ptr.cast(), len, prot, revoked, guarded: None })
+    }
+
+    /// Has a SIGBUS on it answered by zero pages, and `faulted` set then; where no guard is installed
+    /// ([`crate::sigbus::install`]) or too many mappings have one, it stays as it is.
+    #[must_use]
+    pub fn guarded(mut self, faulted: &Arc<AtomicBool>) -> Self {
+        let prot = self.prot.flags().bits();
+        self.guarded = Guarded::new(self.ptr.addr().get(), self.len.get(), prot, faulted);
+        self
     }
 
     /// Takes the mapping back: puts zero pages over it, in place, in one step.
@@ -154,6 +169,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // First: no handler is to replace what may be somebody else's by then.
+        self.guarded = None;
         // SAFETY: our own range, and nobody has a reference into it.
         let unmapped = unsafe { munmap(self.ptr.cast(), self.len.get()) };
         debug_assert!(unmapped.is_ok(), "munmap of our own range: {unmapped:?}");

@@ -6,6 +6,7 @@ use std::mem::{align_of, size_of};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use nix::errno::Errno;
@@ -290,6 +291,48 @@ impl ReadOnlyPage {
     #[must_use]
     pub fn load_u64(&self, offset: usize) -> u64 {
         let value = self.0.atomic_u64(offset).load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+}
+
+/// One 32-bit word of a page, at hand: a load of it is a load and no more. Keeps the page mapped.
+#[derive(Clone, Debug)]
+pub struct PageWord {
+    word: NonNull<AtomicU32>,
+    _page: Option<Arc<ReadOnlyPage>>,
+}
+
+// SAFETY: the word is only loaded, atomically, and stays mapped while this lives.
+unsafe impl Send for PageWord {}
+// SAFETY: as above.
+unsafe impl Sync for PageWord {}
+
+impl PageWord {
+    /// The word at `offset` bytes.
+    ///
+    /// # Panics
+    ///
+    /// As [`ReadOnlyPage::atomic_u32`].
+    #[must_use]
+    pub fn new(page: &Arc<ReadOnlyPage>, offset: usize) -> Self {
+        Self { word: NonNull::from(page.atomic_u32(offset)), _page: Some(Arc::clone(page)) }
+    }
+
+    /// A word of no page, which is always 0.
+    #[must_use]
+    pub fn zero() -> Self {
+        static ZERO: AtomicU32 = AtomicU32::new(0);
+        Self { word: NonNull::from(&ZERO), _page: None }
+    }
+
+    /// Loads with acquire semantics, as [`ReadOnlyPage::load_u32`].
+    #[inline]
+    #[must_use]
+    pub fn load(&self) -> u32 {
+        // SAFETY: aligned, and mapped for as long as the page is kept; a detached page is replaced in
+        // place. Others write it with atomics only, by the page's contract.
+        let value = unsafe { self.word.as_ref() }.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         value
     }

@@ -17,6 +17,14 @@ pub const TESTS: &[&str] = &["build", "-p", "dmashare-tests"];
 /// The examples.
 pub const EXAMPLES: &[&str] = &["build", "-p", "dmashare-examples"];
 
+/// The benchmarks, with a daemon that has simulated devices for those that run without the virtual
+/// machine.
+pub const BENCH: &[&str] =
+    &["build", "--release", "-p", "dmashared", "-p", "dmashare-bench", "--all-features"];
+
+/// What measures.
+pub const BENCH_PROGRAM: &str = "dmashare-bench";
+
 /// The guest's agent.
 pub const AGENT: &[&str] = &["build", "-p", "xtask", "--bin", "vm-agent"];
 

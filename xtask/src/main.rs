@@ -2,14 +2,18 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod bench;
 mod cargo;
+mod cargo_c;
 mod counts;
 mod demo;
 mod deny;
+mod examples;
 mod paths;
 mod progress;
 mod setup;
 mod test;
+mod test_c;
 mod vm;
 
 /// Set-up, tests, demonstration and virtual machine of dmashare
@@ -32,6 +36,8 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Run all tests, those in the virtual machine included
     Test(test::TestArgs),
+    /// Measure what is claimed of speed, beside its limit
+    Bench(bench::BenchArgs),
     /// A real kernel with GPUs that can be pulled: build, list, run, shell, exec, start, stop
     Vm {
         #[command(subcommand)]
@@ -48,6 +54,7 @@ fn main() {
         }
         Some(Task::Demo(args)) => demo::run(&args),
         Some(Task::Test(args)) => test::run(&args),
+        Some(Task::Bench(args)) => bench::run(&args),
         Some(Task::Vm { command }) => command.run(),
     };
     let status = result.unwrap_or_else(|error| {

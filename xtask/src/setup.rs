@@ -26,6 +26,8 @@ pub const VM: &[Need] = &[
     ("debian-archive-keyring", "checks their signatures"),
     ("gpg", "finds the key that they are signed with"),
     ("e2fsprogs", "makes its file system"),
+    ("libdrm-dev", "an example in C shows buffers with it"),
+    ("libssl-dev", "cargo-c, which builds the C library, links it"),
 ];
 
 /// For the other tests.
@@ -35,6 +37,9 @@ pub const TEST: &[Need] = &[
     ("dbus", "the service is on a D-Bus, private in tests"),
     ("python3", "a second client of the protocol is written in it"),
     ("strace", "counts the wake-ups of an idle service"),
+    ("libssl-dev", "cargo-c, which builds the C library, links it"),
+    ("g++", "the C library's header is for C++ too"),
+    ("valgrind", "watches the memory of programs that use the C library"),
 ];
 
 /// What is done about a missing package.

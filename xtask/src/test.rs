@@ -13,7 +13,7 @@ use clap::Args;
 use crate::counts::{Counts, Lines};
 use crate::progress::Progress;
 use crate::vm::{self, image, stage};
-use crate::{cargo, deny, paths, setup};
+use crate::{cargo, deny, paths, setup, test_c};
 
 /// What the test command can be told.
 #[derive(Args)]
@@ -42,13 +42,14 @@ struct Run {
 
 type Tier = (&'static str, fn(&mut Run) -> Result<Counts>);
 
-const TIERS: [Tier; 8] = [
+const TIERS: [Tier; 9] = [
     ("format", format),
     ("lint", lint),
     ("docs", docs),
     ("unit", unit),
     ("deny", deny),
     ("python", python),
+    ("c", c),
     ("simulated", simulated),
     ("vm", virtual_machine),
 ];
@@ -186,6 +187,12 @@ fn python(_: &mut Run) -> Result<Counts> {
     Ok(all)
 }
 
+/// Programs in C, against the C library and the real service.
+fn c(run: &mut Run) -> Result<Counts> {
+    let counts = test_c::run(!run.no_install)?;
+    Ok(counts.unwrap_or_else(|| skip("cargo-c is not installed, and was not to be")))
+}
+
 fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
@@ -209,7 +216,8 @@ fn virtual_machine(context: &mut Run) -> Result<Counts> {
         return Ok(skip("--no-vm"));
     }
     let progress = Progress::Shown;
-    stage::fill(stage::Fill::Build, &progress)?;
+    let what = if context.no_install { stage::Fill::BuildNoTools } else { stage::Fill::Build };
+    stage::fill(what, &progress)?;
     if let Some(image) = context.image.take() {
         let built = progress.step("wait for the image", || {
             image.join().map_err(|_| anyhow!("the build of the image panicked"))?
@@ -276,7 +284,7 @@ fn libtest(command: &mut Command) -> Result<Counts> {
 }
 
 /// Runs a command, shows its output, and hands on each line of it; true if it succeeded.
-fn stream(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {
+pub fn stream(command: &mut Command, mut line: impl FnMut(&str)) -> Result<bool> {
     use std::io::Read;
 
     let name = command.get_program().to_string_lossy().into_owned();

@@ -17,6 +17,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use dmashare_proto::transport::Buffer;
 use dmashare_proto::{Event, Reply, WireError};
+use dmashare_uapi::process;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -96,6 +97,8 @@ impl Broken {
 
 /// See the module.
 pub(crate) struct Channel<A, N> {
+    /// Of which process it is: a child that was forked has the same socket, and must leave it alone.
+    epoch: u32,
     socket: OwnedFd,
     /// Readable while notices are queued.
     queued: EventFd,
@@ -119,6 +122,7 @@ impl<A, N> Channel<A, N> {
         let (queued, readable) =
             make().map_err(|error| Error::io("cannot make the pollable fd", error))?;
         Ok(Self {
+            epoch: process::epoch(),
             socket,
             queued,
             readable,
@@ -142,12 +146,21 @@ impl<A, N> Channel<A, N> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether this is a child of the process that the connection is of. Asked before a lock is taken:
+    /// a thread that the child has not may hold it for ever.
+    pub(crate) fn is_forked(&self) -> bool {
+        process::epoch() != self.epoch
+    }
+
     /// Ends the connection: the first reason stays, every waiter wakes, and the socket stays
     /// readable, so that loops notice.
     pub(crate) fn break_off<H>(&self, handler: &H, error: &Error)
     where
         H: Handler<Answer = A, Notice = N>,
     {
+        if self.is_forked() {
+            return;
+        }
         {
             let mut state = self.lock();
             if state.broken.is_some() {

@@ -98,6 +98,9 @@ impl<A, N> Channel<A, N> {
     where
         H: Handler<Answer = A, Notice = N>,
     {
+        if self.is_forked() {
+            return Err(Error::Forked);
+        }
         self.flush();
         let mut looked = false;
         let mut state = self.lock();

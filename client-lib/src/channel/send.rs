@@ -90,6 +90,9 @@ impl<A, N> Channel<A, N> {
     }
 
     fn reserve(&self, slot: Slot<A>) -> Result<u64, Error> {
+        if self.is_forked() {
+            return Err(Error::Forked);
+        }
         let mut state = self.lock();
         if let Some(broken) = &state.broken {
             return Err(broken.error());

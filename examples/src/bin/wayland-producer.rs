@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use dmashare::{
-    Access, Connection, Direction, Event, Grant, Importer, Layout, MappedBuffer, Policy,
+    Access, Connection, DeviceId, Direction, Event, Grant, Importer, Layout, MappedBuffer, Policy,
     Protection, Timeline,
 };
 use dmashare_examples::Card;
@@ -38,6 +38,9 @@ struct Args {
     /// Stop after so many frames
     #[arg(long)]
     frames: Option<u64>,
+    /// Begin this frame and never end it, as a GPU that hangs (needs explicit synchronization)
+    #[arg(long, value_name = "FRAME")]
+    hang: Option<u64>,
 }
 
 /// A buffer as the compositor has it, and where it is painted.
@@ -65,8 +68,10 @@ struct Producer {
     explicit: Option<Explicit>,
     modifier: u64,
     into: bool,
-    on_gpu: bool,
+    /// The GPU whose loss takes the buffers or the points; `None` after it.
+    gpu: Option<DeviceId>,
     frame: u64,
+    hang: Option<u64>,
 }
 
 const BUFFERS: usize = 3;
@@ -84,6 +89,7 @@ impl Producer {
         for _ in 0..BUFFERS {
             let (fd, layout) = maker.buffer(size.0, size.1)?;
             let exported = self.broker.export(maker.as_fd(), &layout, &[fd.as_fd()])?;
+            self.gpu = Some(exported.device().id());
             let token = self.broker.grant(&exported, Grant::default())?;
             let import = self.broker.import(token, Importer::Cpu)?;
             let memory = import.map(0, Protection::ReadWrite)?;
@@ -98,13 +104,12 @@ impl Producer {
                 let wl = manager.import_timeline(line.syncobj(), &self.queue, ());
                 Ok((line, wl))
             };
-            self.explicit = Some(Explicit {
-                acquire: timeline(Direction::Acquire)?,
-                release: timeline(Direction::Release)?,
-                surface: manager.get_surface(&self.surface, &self.queue, ()),
-            });
+            let acquire = timeline(Direction::Acquire)?;
+            let release = timeline(Direction::Release)?;
+            let surface = manager.get_surface(&self.surface, &self.queue, ());
+            self.gpu = Some(acquire.0.device().id());
+            self.explicit = Some(Explicit { surface, acquire, release });
         }
-        self.on_gpu = true;
         println!("shared {BUFFERS} buffers of {}x{} through the broker", size.0, size.1);
         Ok(())
     }
@@ -117,7 +122,7 @@ impl Producer {
             acquire.1.destroy();
             release.1.destroy();
         }
-        self.on_gpu = false;
+        self.gpu = None;
         if self.into {
             self.slots.iter_mut().for_each(|slot| slot.until = 0);
             println!("fell back to drawing without the GPU into the same buffers");
@@ -142,7 +147,7 @@ impl Producer {
     /// Commits a frame, and paints it: with explicit synchronization the compositor waits for the point
     /// meanwhile, else it is painted before.
     fn show(&mut self, state: &mut State) -> Result<()> {
-        let (frame, on_gpu) = (self.frame + 1, self.on_gpu);
+        let (frame, on_gpu) = (self.frame + 1, self.gpu.is_some());
         let explicit = self.explicit.as_ref();
         let is_free = |slot: &Slot| match explicit {
             _ if slot.until == 0 => Ok(true),
@@ -175,11 +180,15 @@ impl Producer {
         state.busy.insert(slot.wl.clone());
         state.wants_frame = false;
         state.flush()?;
+        self.frame = frame;
         if let Some(it) = explicit {
+            if self.hang == Some(frame) {
+                println!("frame {frame} hangs: the compositor waits for its point");
+                return Ok(());
+            }
             paint(slot)?;
             it.acquire.0.submit_done(frame)?;
         }
-        self.frame = frame;
         if frame == 1 || frame % 30 == 0 || !on_gpu && frame % 10 == 0 {
             println!("frame {frame} {}", if on_gpu { "of the GPU" } else { "of no GPU" });
         }
@@ -225,8 +234,9 @@ fn main() -> Result<()> {
         explicit,
         modifier,
         into: args.into.is_some(),
-        on_gpu: false,
+        gpu: None,
         frame: 0,
+        hang: args.hang,
     };
     let size = state.size;
     producer.share(&args, size)?;
@@ -266,8 +276,7 @@ fn main() -> Result<()> {
                     lost.device(),
                     lost.imports().len()
                 );
-                let mine = lost.imports().len() > 0 || producer.explicit.is_some();
-                if producer.on_gpu && mine {
+                if producer.gpu == Some(lost.device()) {
                     producer.fall_back(size)?;
                     producer.show(&mut state)?;
                 }

@@ -14,7 +14,7 @@ use dmashare_uapi::gem::GemHandle;
 
 use super::events::{self, Losses};
 use super::objects::{FenceEnd, Imported, Object, Objects};
-use super::{Done, Refusal, Reply, Request, Task, hammer, reader, timeline};
+use super::{Done, Refusal, Reply, Request, Task, copies, hammer, reader, timeline};
 use crate::{Buffer, Bus, Card, Process, Source};
 
 /// An actor's state, as its tasks share it.
@@ -139,6 +139,12 @@ impl Stage {
             }
             Task::ReadUntilLost { key } => match &*self.objects.get(key)? {
                 Object::Imported(import) => Ok(Done::Read(reader::read_until_lost(import, at_it)?)),
+                _ => anyhow::bail!("no imported buffer"),
+            },
+            Task::CopyUntilLost { key, byte } => match &*self.objects.get(key)? {
+                Object::Imported(import) => {
+                    Ok(Done::Copies(copies::copy_until_lost(import, byte, at_it)?))
+                }
                 _ => anyhow::bail!("no imported buffer"),
             },
             Task::Hammer { card, rounds, foreign } => {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::BOUND;
 
 mod child;
+mod copies;
 mod events;
 mod hammer;
 mod objects;
@@ -27,6 +28,7 @@ mod running;
 mod task;
 mod timeline;
 
+pub use copies::Copies;
 pub use hammer::Tally;
 pub use objects::FenceEnd;
 pub use reader::Reading;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use dmashare::{Cause, DeviceId, ObjectId, PointState};
 use serde::{Deserialize, Serialize};
 
-use super::{FenceEnd, Looped, PointEnd, Reading, Tally, TimelineTask};
+use super::{Copies, FenceEnd, Looped, PointEnd, Reading, Tally, TimelineTask};
 use crate::Card;
 
 /// An object that an actor keeps.
@@ -103,6 +103,14 @@ pub enum Task {
         /// Which.
         key: Key,
     },
+    /// Copy an imported buffer, which is full of a byte, in a loop until its device is lost.
+    /// → [`Done::Copies`]
+    CopyUntilLost {
+        /// Which.
+        key: Key,
+        /// Of what it is full.
+        byte: u8,
+    },
     /// Export, import, share and wait in a loop: this often, or until the device is lost.
     /// → [`Done::Tally`]
     Hammer {
@@ -141,6 +149,7 @@ pub enum Done {
     Count(u64),
     Fence(FenceEnd),
     Read(Reading),
+    Copies(Copies),
     Tally(Tally),
     Lost(Loss),
     Cause(Result<(String, i32, u64), String>),
@@ -236,6 +245,8 @@ expect! {
     fence => Self::Fence(end) => end, FenceEnd;
     /// What was read.
     read => Self::Read(reading) => reading, Reading;
+    /// What was copied.
+    copies => Self::Copies(copies) => copies, Copies;
     /// What was counted.
     tally => Self::Tally(tally) => tally, Tally;
     /// Why something ended, or why that is not told.

@@ -17,7 +17,7 @@ mod watched;
 pub use screenshot::Screenshot;
 pub use watched::Watched;
 
-use crate::{BOUND, Card};
+use crate::{BOUND, Card, Process};
 
 /// Where the other root is.
 const ROOT: &str = "/run/desktop";
@@ -109,6 +109,12 @@ impl Desktop {
         let mut compositor = spawn(&mut start, kind.name())?;
         appears(&Path::new(RUNTIME).join(DISPLAY), &mut compositor, kind.name())?;
         Ok(Self { kind, compositor, seatd })
+    }
+
+    /// The compositor.
+    #[must_use]
+    pub fn process(&self) -> Process {
+        Process(self.compositor.id().cast_signed())
     }
 
     /// Starts a client of the build, whose lines are to be waited for.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::Process;
+
 /// A program with its lines. Killed when dropped.
 pub struct Watched {
     child: Child,
@@ -38,8 +40,8 @@ impl Watched {
 
     /// Its process.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    pub fn process(&self) -> Process {
+        Process(self.child.id().cast_signed())
     }
 
     /// The next line that `is` wants, of those not read yet.

@@ -21,6 +21,7 @@ mod fence;
 mod frozen;
 mod implicit;
 mod kms;
+mod kms_importer;
 mod kms_in_fence;
 mod kms_out_fence;
 mod local;
@@ -38,6 +39,7 @@ mod share;
 mod standing;
 mod synthetic;
 mod timeline;
+mod torn_reads;
 mod units;
 mod unplug_reader;
 mod unplug_waiter;
@@ -153,6 +155,7 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("frozen-removal", frozen::removal)
     },
     Scenario::new("unplug-reader", unplug_reader::run),
+    Scenario { backends: ONCE, bound: MANY, ..Scenario::new("torn-reads", torn_reads::run) },
     Scenario::new("unplug-race", race::run),
     Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
     Scenario::new("synthetic-remove", synthetic::run),
@@ -185,6 +188,7 @@ const SCENARIOS: &[Scenario] = &[
         tolerated: &["drm_mm_takedown"],
         ..Scenario::new("kms-out-fence", kms_out_fence::run)
     },
+    Scenario { backends: REAL, ..Scenario::new("kms-importer", kms_importer::run) },
     Scenario { backends: REAL, ..Scenario::new("merged", merged::run) },
     Scenario {
         bound: SLOW,
@@ -226,6 +230,11 @@ const SCENARIOS: &[Scenario] = &[
         backends: REAL,
         bound: SLOW,
         ..Scenario::new("wayland/explicit", wayland::explicit)
+    },
+    Scenario {
+        backends: REAL,
+        bound: SLOW,
+        ..Scenario::new("wayland/half-drawn", wayland::half_drawn)
     },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("vulkan-share/hang", vulkan::hangs) },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("vulkan-share/card", vulkan::pulled) },

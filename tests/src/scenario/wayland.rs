@@ -3,12 +3,15 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::desktop::{Desktop, Kind, Screenshot, Watched};
+use crate::process::eventually;
 use crate::scenario::figures::show;
-use crate::{BOUND, Role, Unplug, World};
+use crate::{BOUND, Process, Role, Unplug, World};
 
 /// As the example paints them: the left half, and the right half of even and odd frames.
 const GPU: (u32, [u32; 2]) = (0x20_40c0, [0x10_a040, 0x20_b050]);
 const FALLBACK: (u32, [u32; 2]) = (0xd0_7010, [0xb0_2020, 0xc0_3030]);
+/// The eGPU's driver. The iGPU has another one.
+const DRIVER: &str = "virtio_gpu";
 
 /// weston shows a buffer of the eGPU, which its renderer reads through the iGPU.
 pub(super) fn weston(world: &mut World) -> Result<()> {
@@ -25,6 +28,30 @@ pub(super) fn explicit(world: &mut World) -> Result<()> {
     shows_and_goes_on(world, Kind::Sway, Role::Stay)
 }
 
+/// The same, but the compositor waits for a frame that will never be drawn: until the unplug nothing is
+/// shown after it, and the unplug sets it free.
+pub(super) fn half_drawn(world: &mut World) -> Result<()> {
+    const HANGS: u32 = 61;
+    let (card, screen) = (world.egpu()?, world.card(Role::Stay)?);
+    let device = world.device(&card)?.id;
+    let mut desktop = Desktop::start(Kind::Sway, &screen)?;
+    let [gpu, into] = [&card, &screen].map(|card| card.primary().to_string_lossy().into_owned());
+    let arguments = ["--gpu", &gpu, "--into", &into, "--hang", &HANGS.to_string()];
+    let mut client = desktop.client("wayland-producer", &arguments)?;
+    client.wait(BOUND, |line| line.starts_with(&format!("frame {HANGS} hangs")))?;
+    let shown = (GPU.0, [GPU.1[(HANGS as usize - 1) % 2]; 2]);
+    check(&desktop.screenshot("sway-half-drawn-before")?, shown).context("the frame before it")?;
+
+    world.unplug(Unplug::Remove)?;
+    client.wait(BOUND, |line| line.starts_with("fell back"))?;
+    frames(&mut client, "of no GPU", 30)?;
+    check(&desktop.screenshot("sway-half-drawn-after")?, FALLBACK).context("after the unplug")?;
+    desktop.is_alive()?;
+    world.wait_gone(device)?;
+    show(format_args!("sway waited for frame {HANGS}, and then: {}", last(&client)));
+    Ok(())
+}
+
 fn shows_and_goes_on(world: &World, kind: Kind, on: Role) -> Result<()> {
     let (card, screen) = (world.egpu()?, world.card(on)?);
     let device = world.device(&card)?.id;
@@ -38,7 +65,6 @@ fn shows_and_goes_on(world: &World, kind: Kind, on: Role) -> Result<()> {
         arguments.extend(["--into", &into]);
     }
     let mut client = desktop.client("wayland-producer", &arguments)?;
-    let pid = client.pid();
     let said = client.wait(BOUND, |line| line.starts_with("compositor takes dma-bufs"))?;
     let sync = if is_explicit { "explicit" } else { "implicit" };
     ensure!(said.ends_with(sync), "{} is to have {sync} synchronization: {said}", kind.name());
@@ -50,6 +76,11 @@ fn shows_and_goes_on(world: &World, kind: Kind, on: Role) -> Result<()> {
     let name = format!("{}-{sync}", kind.name());
     let before = desktop.screenshot(&format!("{name}-before"))?;
     check(&before, GPU).context("before the unplug")?;
+    if !is_explicit {
+        let there = desktop.process().dma_bufs_by(DRIVER)?;
+        ensure!(there >= 3, "{} has {there} of the eGPU's 3 buffers", kind.name());
+    }
+    let sockets = client.process().sockets()?;
 
     world.unplug(Unplug::Remove)?;
     client.wait(BOUND, |line| line.starts_with("fell back"))?;
@@ -57,8 +88,18 @@ fn shows_and_goes_on(world: &World, kind: Kind, on: Role) -> Result<()> {
     let after = desktop.screenshot(&format!("{name}-after"))?;
     check(&after, FALLBACK).context("after the unplug")?;
     desktop.is_alive()?;
-    ensure!(client.pid() == pid, "it is the same process");
+    ensure!(client.process().sockets()? == sockets, "the client has connected anew");
     world.wait_gone(device)?;
+    if !is_explicit {
+        let left = |process: Process| process.dma_bufs_by(DRIVER);
+        ensure!(left(client.process())? == 0, "the client has buffers of the eGPU still");
+        // It shows a whole window without drawing, and its GL keeps what it drew of last until it draws
+        // again: for a picture it does.
+        eventually("the compositor lets go of the eGPU's buffers", BOUND, || {
+            desktop.screenshot(&format!("{name}-after"))?;
+            Ok(left(desktop.process())? == 0)
+        })?;
+    }
     show(format_args!("{} with {sync} synchronization: {}", kind.name(), last(&client)));
     Ok(())
 }

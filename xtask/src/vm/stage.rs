@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::progress::Progress;
-use crate::{cargo, paths};
+use crate::{cargo, examples, paths};
 
 /// Directories of the repository that go in as they are.
 const TREES: &[&str] = &["systemd", "daemon/dbus", "tests/python", "proto"];
@@ -22,6 +22,8 @@ pub fn dir() -> Result<PathBuf> {
 pub enum Fill {
     /// A fresh build.
     Build,
+    /// The same, but no tool is built for it: what needs one that is not there is left out.
+    BuildNoTools,
     /// What an earlier command left there: for when the tree does not build at the moment.
     AsItIs,
 }
@@ -31,7 +33,7 @@ pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
     let bin = dir()?.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     let build = || {
-        if what == Fill::Build {
+        if what != Fill::AsItIs {
             cargo::build(cargo::SHIPPED)?;
             // Taken before another build, with other features, can replace it.
             for name in cargo::SHIPPED_PROGRAMS {
@@ -46,12 +48,15 @@ pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
                 cargo::copy_program(name, &bin)?;
             }
             cargo::copy_file(&cargo::test_program(cargo::KERNEL_TESTS)?, &bin.join("uapi-kernel"))?;
+            if !examples::kms_importer(&bin, what == Fill::Build)? {
+                println!("without kms-importer: there is no cargo-c");
+            }
         }
         cargo::build(cargo::AGENT)?;
         cargo::copy_program("vm-agent", &bin)
     };
     // Without its agent the machine is of no use; but cargo may be busy with another build.
-    if what == Fill::Build || !bin.join("vm-agent").exists() {
+    if what != Fill::AsItIs || !bin.join("vm-agent").exists() {
         progress.step("build what goes into the virtual machine", build)?;
     }
     for tree in TREES {
