@@ -4,6 +4,12 @@
 //!
 //! The exporter starts the importer, which is this program too, writes a line to it for each frame, and
 //! reads one when the frame has been read.
+//!
+//! On a GPU with a Vulkan driver of its own (VK_EXT_physical_device_drm says which DRM device it is) the memory
+//! is the VkDevice's, and so is the sync_file of each frame. On lavapipe (Mesa 25 and later, with udmabuf)
+//! the memory that Vulkan exports is no GPU's, so the broker allocates it, or the GPU's kernel driver does
+//! (`--memory card`); Vulkan imports it on both sides. It exports a sync_file when the work is done (the
+//! kernel's stub fence, signalled), under the DRM device that is named; pending ones it can import and waits for.
 
 use std::io::Write;
 use std::mem::ManuallyDrop;
@@ -36,9 +42,9 @@ struct Args {
     /// Stop after so many frames
     #[arg(long)]
     frames: Option<u64>,
-    /// Let the GPU hang at a frame: an inherited sync_file stands for its work, which never ends
-    #[arg(long, value_name = "FRAME:FD", value_parser = parse_hang)]
-    hang: Option<(u64, RawFd)>,
+    /// Let an inherited sync_file stand for the end of a frame's work: of a GPU that is late, or hangs
+    #[arg(long, value_name = "FRAME:FD", value_parser = parse_late)]
+    late: Option<(u64, RawFd)>,
     /// Import a buffer: how the program starts itself
     #[arg(long, hide = true)]
     import: Option<Token>,
@@ -68,7 +74,7 @@ const GUARDED: FenceOptions = FenceOptions { policy: Policy::Guard, deadline: No
 /// After which a frame that is waited for is talked about.
 const LATE: Duration = Duration::from_millis(500);
 
-fn parse_hang(text: &str) -> Result<(u64, RawFd)> {
+fn parse_late(text: &str) -> Result<(u64, RawFd)> {
     let (frame, fd) = text.split_once(':').context("a frame and a descriptor are needed")?;
     Ok((frame.parse()?, fd.parse()?))
 }
@@ -135,9 +141,9 @@ fn export(args: &Args) -> Result<()> {
         node.display()
     );
     // SAFETY: whoever gave the number gave the descriptor with it, for this alone.
-    let given = args.hang.map(|(at, fd)| (at, unsafe { OwnedFd::from_raw_fd(fd) }));
+    let given = args.late.map(|(at, fd)| (at, unsafe { OwnedFd::from_raw_fd(fd) }));
     // The importer is not to inherit it.
-    let hang = given.map(|(at, fd)| fd.try_clone().map(|fd| (at, fd))).transpose()?;
+    let late = given.map(|(at, fd)| fd.try_clone().map(|fd| (at, fd))).transpose()?;
     let mut importer = Command::new("/proc/self/exe")
         .args(["--import", &token.to_hex(), "--gpu"])
         .arg(node)
@@ -150,8 +156,11 @@ fn export(args: &Args) -> Result<()> {
     let node = open(node)?;
     let mut frames = || -> Result<()> {
         for frame in 1..=args.frames.unwrap_or(u64::MAX) {
-            let end = match &hang {
-                Some((at, fd)) if *at == frame => Some(fd.try_clone()?),
+            let end = match &late {
+                Some((at, fd)) if *at == frame => {
+                    vulkan.fill(&memory, colours(frame))?;
+                    Some(fd.try_clone()?)
+                }
                 _ => vulkan.fill(&memory, colours(frame))?,
             };
             let share = |end: OwnedFd| broker.share_fence(node.as_fd(), end.as_fd(), GUARDED);

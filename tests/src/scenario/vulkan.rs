@@ -1,6 +1,6 @@
 //! The example `vulkan-share` on Mesa's lavapipe: before, at and after the unplug.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
 use dmashare::DeviceId;
@@ -12,27 +12,21 @@ use crate::scenario::figures::show;
 use crate::{BOUND, Card, Source, Unplug, World};
 
 /// The exporter's GPU hangs and is pulled while the importer is in vkWaitForFences. The memory belongs to
-/// no GPU, and keeps the last frame.
+/// no GPU, and keeps what is in it.
 pub(super) fn hangs(world: &mut World) -> Result<()> {
     let card = world.egpu()?;
     let device = world.device(&card)?.id;
-    let source = Source::endless(false)?;
-    let inherited = inheritable(&source)?;
-    let hang = format!("31:{}", inherited.as_raw_fd());
-    let mut share = start(&card, &["--hang", &hang])?;
-    drop(inherited);
-    share.wait(BOUND, |line| line == "importer: 30 frames are good")?;
-    share.wait(BOUND, |line| line.starts_with("importer: frame 31 is late; vkWaitForFences"))?;
+    let (mut share, source) = start_late(&card, &[])?;
     world.wait_counts(device, (0, 0, 1))?;
     wait_neutral(world, 1)?;
 
     world.unplug(Unplug::Remove)?;
     share.wait(BOUND, |line| line == "importer: stops after 30 good frames")?;
-    share.wait(BOUND, |line| line == "importer: the neutral buffer holds frame 30")?;
+    share.wait(BOUND, |line| line == "importer: the neutral buffer holds frame 31")?;
     stops(world, &mut share, device)?;
     ensure!(source.status()? == Status::Pending, "the source ended; this shows nothing");
     wait_neutral(world, 0)?;
-    works_again(world, &["--memory", "neutral"])
+    works_again(world, "neutral")
 }
 
 /// It is pulled while frames go over, and its kernel driver made the memory: that is taken back too.
@@ -46,7 +40,7 @@ pub(super) fn pulled(world: &mut World) -> Result<()> {
     world.unplug(Unplug::Remove)?;
     share.wait(BOUND, |line| line.starts_with("importer: stops after"))?;
     stops(world, &mut share, device)?;
-    works_again(world, &["--memory", "card"])
+    works_again(world, "card")
 }
 
 fn start(card: &Card, arguments: &[&str]) -> Result<Watched> {
@@ -55,6 +49,18 @@ fn start(card: &Card, arguments: &[&str]) -> Result<Watched> {
     let first = share.wait(BOUND, |line| line.starts_with("exporter: "))?;
     ensure!(first.contains("llvmpipe"), "it is to run on lavapipe: {first}");
     Ok(share)
+}
+
+/// The same, with a frame whose fence is in the test's hand; the importer's queue waits for it by then.
+fn start_late(card: &Card, arguments: &[&str]) -> Result<(Watched, Source)> {
+    let source = Source::endless(false)?;
+    let inherited = source.fd().try_clone_to_owned()?;
+    fcntl(&inherited, FcntlArg::F_SETFD(FdFlag::empty())).context("let a child inherit it")?;
+    let late = format!("31:{}", inherited.as_raw_fd());
+    let mut share = start(card, &[arguments, &["--late", &late]].concat())?;
+    share.wait(BOUND, |line| line == "importer: 30 frames are good")?;
+    share.wait(BOUND, |line| line.starts_with("importer: frame 31 is late; vkWaitForFences"))?;
+    Ok((share, source))
 }
 
 /// Both say why, and end; nothing is left of the device.
@@ -69,23 +75,19 @@ fn stops(world: &World, share: &mut Watched, device: DeviceId) -> Result<()> {
     world.wait_gone(device)
 }
 
-fn works_again(world: &World, arguments: &[&str]) -> Result<()> {
+/// On the card that came back, a frame being late, and not lost.
+fn works_again(world: &World, memory: &str) -> Result<()> {
     let (card, device) = world.replug()?;
-    let mut share = start(&card, &[&["--frames", "45"], arguments].concat())?;
+    let (mut share, mut source) = start_late(&card, &["--frames", "45", "--memory", memory])?;
+    source.signal()?;
     share.wait(BOUND, |line| line == "importer: stops after 45 good frames")?;
     ensure!(share.ended(BOUND)?, "it failed on the card that came back: {}", share.said());
-    world.wait_counts(device, (0, 0, 0))
+    world.wait_counts(device, (0, 0, 0))?;
+    wait_neutral(world, 0)
 }
 
 fn wait_neutral(world: &World, buffers: u32) -> Result<()> {
     world.bus().until("the count of neutral buffers", BOUND, |bus| {
         Ok((bus.broker_property::<u32>("NeutralBuffers")? == buffers).then_some(()))
     })
-}
-
-/// For a child that is to be told its number.
-fn inheritable(source: &Source) -> Result<OwnedFd> {
-    let fd = source.fd().try_clone_to_owned()?;
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).context("let a child inherit a sync_file")?;
-    Ok(fd)
 }
