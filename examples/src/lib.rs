@@ -1,5 +1,8 @@
 //! What the examples have in common: buffers of a GPU, made as simply as the kernel allows.
 
+pub mod gpus;
+pub mod peer;
+pub mod vulkan;
 pub mod window;
 
 use std::fs::File;

@@ -69,7 +69,7 @@ pub const SHIPPED_PROGRAMS: &[&str] = &["dmashared", "dmasharectl"];
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];
 
 /// The examples' programs.
-pub const EXAMPLE_PROGRAMS: &[&str] = &["wayland-producer"];
+pub const EXAMPLE_PROGRAMS: &[&str] = &["wayland-producer", "vulkan-share"];
 
 /// A cargo command in the repository.
 pub fn cargo(arguments: &[&str]) -> Command {

@@ -177,6 +177,16 @@ impl Drop for Desktop {
     }
 }
 
+/// Starts a program of the build on the other root, where the drivers of graphics are; no compositor.
+///
+/// # Errors
+/// The other root is not there; it cannot be started.
+pub fn program(program: &str, arguments: &[&str]) -> Result<Watched> {
+    prepare()?;
+    let path = Path::new("/mnt/stage/bin").join(program);
+    Watched::start(command(&path.to_string_lossy()).args(arguments).env("HOME", "/tmp"))
+}
+
 /// Mounts the other root, with this one's devices and sockets in it.
 fn prepare() -> Result<()> {
     let root = Path::new(ROOT);

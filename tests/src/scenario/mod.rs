@@ -44,6 +44,7 @@ mod units;
 mod unplug_reader;
 mod unplug_waiter;
 mod vanished;
+mod vulkan;
 mod wayland;
 mod wedged;
 
@@ -235,6 +236,8 @@ const SCENARIOS: &[Scenario] = &[
         bound: SLOW,
         ..Scenario::new("wayland/half-drawn", wayland::half_drawn)
     },
+    Scenario { backends: REAL, bound: SLOW, ..Scenario::new("vulkan-share/hang", vulkan::hangs) },
+    Scenario { backends: REAL, bound: SLOW, ..Scenario::new("vulkan-share/card", vulkan::pulled) },
     Scenario { backends: ALL, ..Scenario::new("timeline-thousand", timeline::thousand::run) },
     Scenario { backends: ALL, ..Scenario::new("timeline-order", timeline::order::in_order) },
     Scenario {
