@@ -97,8 +97,8 @@ impl Engine {
                 Err(errno) => return Err(errno.into()),
             };
             // Removals first: a source that ends in the same instant ends because of it.
-            if events[..count].iter().any(|event| event.data() == UEVENTS) {
-                self.read_uevents();
+            if events[..count].iter().any(|event| event.data() == UEVENTS) && self.read_uevents()? {
+                return Ok(self.end_everything());
             }
             for event in &events[..count] {
                 match event.data() {
@@ -127,7 +127,7 @@ impl Engine {
     }
 
     /// `true` for the stop.
-    fn carry_out_commands(&mut self) -> io::Result<bool> {
+    pub(super) fn carry_out_commands(&mut self) -> io::Result<bool> {
         // The count is read before the queue, so that what is queued after it wakes again.
         match self.wake.read() {
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}

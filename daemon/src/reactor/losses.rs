@@ -1,5 +1,7 @@
 //! Devices that go, hang, or are looked at: steps 1 and 2 of the unplug.
 
+use std::io;
+
 use dmashare_proto::message::Cause;
 use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{DeviceId, ObjectId};
@@ -8,13 +10,32 @@ use dmashare_uapi::uevent::{MESSAGE_MAX, RecvError};
 use super::Notice;
 use super::engine::{Engine, end_guard};
 use super::fences::{Pending, forget_source};
-use super::removals::{Known, Meaning};
+use super::removals::{Known, Meaning, Said};
 use crate::clock::{monotonic_ns, wall_clock_s};
 use crate::core::{Sweep, Wedge};
 use crate::guard::Ender;
 
 impl Engine {
-    pub(super) fn read_uevents(&mut self) {
+    /// Reads what the kernel has to say. A word about a device that is not known is looked at again
+    /// after the commands in the queue, since whoever speaks may have heard of the device from the main
+    /// thread. `true` for the stop among them.
+    pub(super) fn read_uevents(&mut self) -> io::Result<bool> {
+        let mut early = Vec::new();
+        self.read_all_uevents(&mut early);
+        if early.is_empty() {
+            return Ok(false);
+        }
+        if self.carry_out_commands()? {
+            return Ok(true);
+        }
+        for (devpath, said, at_ns) in early {
+            let meaning = self.devices.word(devpath, said);
+            self.obey(meaning, at_ns, &mut Vec::new());
+        }
+        Ok(false)
+    }
+
+    fn read_all_uevents(&mut self, early: &mut Vec<(String, Said, u64)>) {
         let mut buffer = [0; MESSAGE_MAX];
         loop {
             let Some(uevents) = &self.uevents else { return };
@@ -38,19 +59,25 @@ impl Engine {
                     return;
                 }
             };
-            match meaning {
-                None => {}
-                Some(Meaning::Lost(id)) => self.lose(id, Cause::Unplugged, at_ns),
-                Some(Meaning::ParentRemoved(id)) => {
-                    self.lose(id, Cause::Unplugged, at_ns);
-                    self.tell(Notice::ParentRemoved(id, at_ns));
-                }
-                Some(Meaning::Requested(id, why)) => self.tell(Notice::RemovalRequested(id, why)),
-                Some(Meaning::Wedged(id, mut wedge)) => {
-                    wedge.at_ns = at_ns;
-                    self.wedge(id, wedge);
-                }
+            if let Some(meaning) = meaning {
+                self.obey(meaning, at_ns, early);
             }
+        }
+    }
+
+    fn obey(&mut self, meaning: Meaning, at_ns: u64, early: &mut Vec<(String, Said, u64)>) {
+        match meaning {
+            Meaning::Lost(id) => self.lose(id, Cause::Unplugged, at_ns),
+            Meaning::ParentRemoved(id) => {
+                self.lose(id, Cause::Unplugged, at_ns);
+                self.tell(Notice::ParentRemoved(id, at_ns));
+            }
+            Meaning::Requested(id, why) => self.tell(Notice::RemovalRequested(id, why)),
+            Meaning::Wedged(id, mut wedge) => {
+                wedge.at_ns = at_ns;
+                self.wedge(id, wedge);
+            }
+            Meaning::Early(devpath, said) => early.push((devpath, said, at_ns)),
         }
     }
 

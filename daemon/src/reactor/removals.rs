@@ -32,6 +32,24 @@ pub(super) enum Meaning {
     Requested(DeviceId, String),
     /// Its driver says that it hangs; the device is still there.
     Wedged(DeviceId, Wedge),
+    /// A word about a node of no device that is there and known; it may be known in a moment.
+    Early(String, Said),
+}
+
+/// What is said of a device that stays where it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Requested(String),
+    Wedged(Wedge),
+}
+
+impl Said {
+    fn of(self, id: DeviceId) -> Meaning {
+        match self {
+            Self::Requested(why) => Meaning::Requested(id, why),
+            Self::Wedged(wedge) => Meaning::Wedged(id, wedge),
+        }
+    }
 }
 
 /// The devices that are watched.
@@ -71,21 +89,19 @@ impl Devices {
     /// What an event means; `None` for most of them.
     pub fn meaning(&mut self, event: &Uevent<'_>) -> Option<Meaning> {
         if event.action == "change" {
-            let &id = self.by_devpath.get(event.devpath)?;
-            return Wedged::of(event).map(|wedged| Meaning::Wedged(id, Wedge::new(&wedged)));
+            let wedge = Wedge::new(&Wedged::of(event)?);
+            return Some(self.word(event.devpath.to_owned(), Said::Wedged(wedge)));
         }
         if event.action != "remove" {
             return None;
         }
         if event.subsystem == "drm" {
-            let &id = self.by_devpath.get(event.devpath)?;
-            return Some(match event.synth_uuid {
-                Some(uuid) => {
-                    let node = event.devname.unwrap_or(event.devpath);
-                    Meaning::Requested(id, format!("synthetic remove of {node} ({uuid})"))
-                }
-                None => Meaning::Lost(id),
-            });
+            let Some(uuid) = event.synth_uuid else {
+                return self.by_devpath.get(event.devpath).copied().map(Meaning::Lost);
+            };
+            let node = event.devname.unwrap_or(event.devpath);
+            let why = format!("synthetic remove of {node} ({uuid})");
+            return Some(self.word(event.devpath.to_owned(), Said::Requested(why)));
         }
         if event.synth_uuid.is_some() {
             return None;
@@ -93,6 +109,16 @@ impl Devices {
         let index = self.parents.iter().position(|(path, _)| path == event.devpath)?;
         let (_, id) = self.parents.remove(index)?;
         Some(Meaning::ParentRemoved(id))
+    }
+
+    /// Whose a word is: of who is there, not of who was there before.
+    pub fn word(&self, devpath: String, said: Said) -> Meaning {
+        let id = self.by_devpath.get(&devpath).copied();
+        let is_there = |id: &DeviceId| self.known.get(id).is_some_and(|it| it.lost.is_none());
+        match id.filter(is_there) {
+            Some(id) => said.of(id),
+            None => Meaning::Early(devpath, said),
+        }
     }
 }
 
@@ -208,7 +234,19 @@ mod tests {
         assert_eq!((wedge.recovery.as_str(), wedge.injected), ("rebind,bus-reset", false));
         event[0] = "change@/devices/other".to_owned();
         event[2] = "DEVPATH=/devices/other".to_owned();
-        assert_eq!(meaning(&event), None, "another device's");
+        let Some(Meaning::Early(path, word)) = meaning(&event) else { panic!() };
+        assert_eq!(path, "/devices/other", "another device's, or one that is to be known soon");
+        assert!(matches!(devices.word(path, word), Meaning::Early(..)));
+    }
+
+    #[test]
+    fn a_word_is_of_who_is_there() {
+        let mut devices = devices();
+        let synthetic = [&REMOVE[..], &["SYNTH_UUID=0"]].concat();
+        devices.known.get_mut(&DeviceId(3)).unwrap().lost = Some(Cause::Unplugged);
+        let Some(Meaning::Early(path, word)) = meaning(&mut devices, &synthetic) else { panic!() };
+        assert!(!devices.add(DeviceId(4), card()));
+        assert!(matches!(devices.word(path, word), Meaning::Requested(DeviceId(4), _)));
     }
 
     #[test]
