@@ -185,8 +185,6 @@ impl<A, N> Channel<A, N> {
         shutdown(self.socket.as_raw_fd(), Shutdown::Both).ok();
         handler.closed();
         self.changed.notify_all();
-        #[cfg(feature = "tokio")]
-        self.wake_tasks();
     }
 
     /// Why nothing more will come; `None` while something may.

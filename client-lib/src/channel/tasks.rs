@@ -170,3 +170,108 @@ impl Tasks {
         self.turned_away.drain(..).filter_map(|id| self.waiting.get(&id).cloned()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use dmashare_proto::codec::encode;
+    use dmashare_proto::transport::Buffer;
+    use dmashare_proto::{DeviceId, Event, Reply};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    struct Plain;
+
+    impl Handler for Plain {
+        type Answer = Reply;
+        type Notice = Event;
+
+        fn reply(&self, reply: Reply, _: Vec<OwnedFd>) -> Result<Reply, Error> {
+            Ok(reply)
+        }
+
+        fn event(&self, event: Event) -> Result<Option<Event>, Error> {
+            Ok(Some(event))
+        }
+
+        fn unwanted(&self, _: Reply) {}
+
+        fn closed(&self) {}
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Woken {
+        fn times(&self) -> usize {
+            self.0.swap(0, Ordering::Relaxed)
+        }
+    }
+
+    fn channel() -> (Channel<Reply, Event>, OwnedFd) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (own, broker) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        (Channel::new(own, Box::<Buffer>::default()).unwrap(), broker)
+    }
+
+    #[test]
+    fn who_found_somebody_reading_is_woken_when_that_one_leaves() {
+        let (channel, broker) = channel();
+        let (task, other) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        channel.wait_as(2, &Arc::clone(&task).into());
+        channel.wait_as(3, &Arc::clone(&other).into());
+        let reader = channel.try_read().unwrap();
+        assert_eq!(channel.read_now(&Plain, 2), Read::Busy);
+        assert_eq!(channel.read_now(&Plain, 2), Read::Busy);
+        let gone = encode(&Event::DeviceGone(DeviceId(3)), 0, 0).unwrap();
+        send(broker.as_fd(), &gone, &[]).unwrap();
+        assert_eq!(task.times(), 0);
+        drop(reader);
+        assert_eq!((task.times(), other.times()), (1, 0));
+        assert_eq!(channel.read_now(&Plain, 2), Read::Some, "what the other left behind");
+        assert_eq!(channel.read_now(&Plain, 2), Read::Nothing);
+    }
+
+    #[test]
+    fn an_answer_wakes_its_task_and_an_event_all() {
+        let (channel, broker) = channel();
+        let (task, other) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let question = channel.prepare(&Request::ListDevices(()), None).unwrap();
+        let loss = channel.new_task().unwrap();
+        channel.wait_as(question.id, &Arc::clone(&task).into());
+        channel.wait_as(loss, &Arc::clone(&other).into());
+        let mut reader = channel.try_read().unwrap();
+        let answer = encode(&Reply::Done(()), question.id, 0).unwrap();
+        send(broker.as_fd(), &answer, &[]).unwrap();
+        assert!(reader.read_one(&Plain).unwrap());
+        assert_eq!((task.times(), other.times()), (1, 0));
+        assert!(channel.take_answer(question.id).is_some());
+
+        let gone = encode(&Event::DeviceGone(DeviceId(3)), 0, 0).unwrap();
+        send(broker.as_fd(), &gone, &[]).unwrap();
+        assert!(reader.read_one(&Plain).unwrap());
+        assert_eq!((task.times(), other.times()), (1, 1));
+        // Whoever waits no more is not woken, and nothing of it is kept.
+        channel.wait_no_more(question.id);
+        channel.wait_no_more(loss);
+        send(broker.as_fd(), &gone, &[]).unwrap();
+        assert!(reader.read_one(&Plain).unwrap());
+        assert_eq!((task.times(), other.times()), (0, 0));
+        drop(reader);
+        let state = channel.lock();
+        assert!(state.tasks.waiting.is_empty() && state.slots.is_empty());
+        assert_eq!((Arc::strong_count(&task), Arc::strong_count(&other)), (1, 1));
+    }
+}
