@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use dmashare_proto::message::{Imported, Layout};
 use dmashare_proto::{ObjectId, Request};
@@ -11,14 +11,14 @@ use dmashare_uapi::mapping::{Mapping, Prot};
 
 use crate::device::Device;
 use crate::error::{DeviceLost, Error};
+use crate::holding::{Holding, Revoke};
 use crate::inner::Inner;
 use crate::live::Live;
 
-/// What revocation takes.
-struct Held {
-    /// Behind an `Arc`, so that who is using one at that moment finishes first; `None` once revoked.
-    fds: Option<Arc<[OwnedFd]>>,
-    mappings: Vec<Weak<Mapping>>,
+impl Revoke for Mapping {
+    fn revoke(&self) -> io::Result<()> {
+        Self::revoke(self)
+    }
 }
 
 /// Dropped with the last of the handle and its mappings: then the broker gets its import back.
@@ -31,7 +31,7 @@ pub(crate) struct ImportCore {
     pub(crate) layout: Layout,
     pub(crate) sizes: Vec<u64>,
     pub(crate) cpu_sync: bool,
-    held: Mutex<Held>,
+    held: Holding<OwnedFd, Mapping>,
     pub(crate) live: Live,
     /// To be copied when somebody asks for the device.
     pub(crate) preserve: AtomicBool,
@@ -47,8 +47,9 @@ impl ImportCore {
         fds: Vec<OwnedFd>,
     ) -> Self {
         let Imported { import, buffer, at: _, layout, sizes, cpu_sync } = imported;
+        let held = Holding::new(fds);
         Self {
-            live: Live::new(device.as_ref()),
+            live: Live::new(device.as_ref(), held.taken()),
             preserve: AtomicBool::new(false),
             inner: Arc::clone(inner),
             id: import,
@@ -57,32 +58,14 @@ impl ImportCore {
             layout,
             sizes,
             cpu_sync,
-            held: Mutex::new(Held { fds: Some(fds.into()), mappings: Vec::new() }),
+            held,
             returned: false,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts zero pages over every mapping and closes the fds. May run twice, also at once: when it
-    /// has returned without an error, nothing is mapped. On an error, what could not be replaced is
-    /// still in the list, for another try.
+    /// Puts zero pages over every mapping and closes the fds: see [`Holding::revoke`].
     pub(crate) fn revoke(&self) -> io::Result<()> {
-        self.live.revoked().store(true, Ordering::Release);
-        let (fds, mappings) = {
-            let mut held = self.lock();
-            (held.fds.take(), held.mappings.clone())
-        };
-        let mut result = Ok(());
-        for mapping in mappings.iter().filter_map(Weak::upgrade) {
-            if let Err(error) = mapping.revoke() {
-                result = Err(error);
-            }
-        }
-        drop(fds);
-        result
+        self.held.revoke()
     }
 
     /// Why [`Live`] is not good any more.
@@ -118,7 +101,7 @@ impl ImportCore {
 
     /// The planes' fds, while they are not revoked.
     pub(crate) fn fds(&self) -> Result<Arc<[OwnedFd]>, Error> {
-        self.lock().fds.clone().ok_or_else(|| self.taken())
+        self.held.fds().ok_or_else(|| self.taken())
     }
 
     #[cold]
@@ -146,16 +129,8 @@ impl ImportCore {
         // Not under the lock: a driver's mmap can sleep.
         let mapping = Mapping::map(fds[plane].as_fd(), offset, len, prot)
             .map_err(|error| self.failed("cannot map a plane", error))?;
-        let mapping = Arc::new(mapping.guarded(self.live.revoked()));
-        {
-            let mut held = self.lock();
-            if held.fds.is_none() {
-                drop(held);
-                return Err(self.taken());
-            }
-            held.mappings.retain(|mapping| mapping.strong_count() > 0);
-            held.mappings.push(Arc::downgrade(&mapping));
-        }
+        let mapping = mapping.guarded(self.held.flag());
+        let mapping = self.held.add(mapping).map_err(|_| self.taken())?;
         self.check_device()?;
         Ok(mapping)
     }
@@ -175,7 +150,7 @@ impl ImportCore {
             self.inner.imports.remove(device.id(), self.id);
         }
         // Before the broker is told: what it sees in /proc agrees with what it is told.
-        self.held.get_mut().unwrap_or_else(PoisonError::into_inner).fds = None;
+        self.held.close();
     }
 }
 

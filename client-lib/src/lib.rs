@@ -88,6 +88,7 @@ mod fence_end;
 mod fence_status;
 mod handle;
 mod handshake;
+mod holding;
 mod import;
 mod import_core;
 mod inner;
@@ -100,6 +101,7 @@ mod registry;
 mod removal;
 mod sigbus;
 mod standing;
+mod sync;
 mod timeline;
 mod token;
 

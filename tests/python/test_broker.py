@@ -490,6 +490,58 @@ def settled(machine):
     return client, machine.open_fds()
 
 
+def a_neutral_buffer_outlives_the_unplug(machine):
+    maker, user = machine.client("maker"), machine.client("user")
+    device = [it for it in maker.request("ListDevices")[0] if it["removable"]][0]
+    user.request("ListDevices")
+    wanted = {"width": 33, "height": 20, "fourcc": XR24}
+    made, fds = maker.request("Allocate", wanted)
+    (plane,) = made["layout"]["planes"]
+    assert plane["stride"] % 256 == 0 and plane["offset"] % 4096 == 0, plane
+    assert made["layout"]["modifier"] == 0 and made["sizes"][0] >= plane["stride"] * 20
+    assert len(fds) == 1 and os.pread(fds[0], 4096, 0) == bytes(4096), "new memory is not zero"
+    os.pwrite(fds[0], b"kept", 0)
+    right = {"object": made["buffer"], "to": "Anyone", "uses": 1, "ttl_ms": 60000}
+    token, _ = maker.request("Grant", right)
+    imported, theirs = user.request("Import", {"token": token, "by": "Cpu"})
+    assert imported["at"] is None and imported["layout"] == made["layout"]
+    machine.unplug("egpu")
+    lost = user.next_event(SECONDS)
+    assert lost.name == "DeviceLost" and lost.body["device"] == device["at"]["device"]
+    assert lost.body["imports"] == 0, lost.body
+    assert os.pread(theirs[0], 4, 0) == b"kept"
+    user.request("Release", imported["import"])
+    maker.request("Release", made["buffer"])
+    refused(203, maker.request, "Release", made["buffer"])
+    refused(202, maker.request, "Allocate", {**wanted, "width": 0})
+    refused(202, maker.request, "Allocate", {**wanted, "fourcc": 1})
+    refused(300, maker.request, "Allocate", {**wanted, "width": 65536, "height": 65536})
+    refused(104, maker.request, "Allocate", wanted, fds)
+    dmashare.close_all(fds + theirs)
+
+
+def a_client_speaks_of_itself(machine):
+    client, other = machine.client(), machine.client("other")
+    (device,) = [it for it in client.request("ListDevices")[0] if it["removable"]]
+    for on_loss in ("Relaunch", "Kill", "Ignore", "Wait"):
+        client.request("Declare", {"on_loss": on_loss, "survives": on_loss == "Wait"})
+    ask = {"device": device["at"]["device"], "mode": "Block", "why": "a recording"}
+    held, _ = client.request("Inhibit", ask)
+    refused(203, other.request, "Release", held)
+    refused(204, client.request, "QueryFence", held)
+    right = {"object": held, "to": "Anyone", "uses": 1, "ttl_ms": 1000}
+    refused(204, client.request, "Grant", right)
+    for why in ("", " ", "x" * 129, "two\nlines"):
+        refused(207, client.request, "Inhibit", {**ask, "why": why})
+    refused(206, client.request, "Inhibit", {**ask, "device": 1 << 60})
+    client.request("Release", held)
+    machine.unplug("egpu")
+    assert client.next_event(SECONDS).name == "DeviceLost"
+    refused(400, client.request, "Inhibit", ask)
+    every, _ = client.request("Inhibit", {**ask, "device": None, "mode": "Delay"})
+    client.request("Release", every)
+
+
 def wait_for(condition, why):
     deadline = time.monotonic() + SECONDS
     while not condition():
@@ -513,6 +565,8 @@ CHECKS = [
     versions_and_features_are_agreed,
     a_client_that_does_not_read_is_disconnected,
     a_killed_client_leaves_nothing,
+    a_neutral_buffer_outlives_the_unplug,
+    a_client_speaks_of_itself,
 ]
 
 
