@@ -65,7 +65,7 @@ impl Connection {
     }
 
     /// The connection as it is now.
-    fn current(&self) -> Arc<Inner> {
+    pub(crate) fn current(&self) -> Arc<Inner> {
         match &self.0 {
             Link::Once(inner) => Arc::clone(inner),
             Link::Again(again) => again.current(),

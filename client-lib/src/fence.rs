@@ -122,7 +122,7 @@ impl ImportedFence {
         }
         // Nobody but its driver ends a source that was passed on, if that. The broker says so.
         if self.guard == GuardKind::Source && self.device().is_lost() {
-            return ended.ask();
+            return ended.judge(None, self.handle.query());
         }
         Ok(FenceStatus::Pending)
     }

@@ -18,45 +18,59 @@ pub(crate) struct Ended<'a> {
     pub(crate) fd: BorrowedFd<'a>,
 }
 
+/// What the kernel shows of it.
+pub(crate) enum Look {
+    /// All that there is to know.
+    Known(FenceStatus),
+    /// The broker knows more: beside an error of the kernel's, or all of it.
+    Ask(Option<i32>),
+}
+
 impl Ended<'_> {
     pub(crate) fn status(&self) -> Result<FenceStatus, Error> {
+        match self.look() {
+            Look::Known(status) => Ok(status),
+            Look::Ask(errno) => self.judge(errno, self.handle.query()),
+        }
+    }
+
+    pub(crate) fn look(&self) -> Look {
         match self.guard {
             GuardKind::Source | GuardKind::SwSync => match sync_file::info(self.fd) {
                 Ok(info) => match info.status {
-                    Status::Pending => Ok(FenceStatus::Pending),
+                    Status::Pending => Look::Known(FenceStatus::Pending),
                     Status::Signalled => {
                         let at = info.fences.iter().map(|fence| fence.timestamp_ns).max();
-                        Ok(FenceStatus::Ok { at: Duration::from_nanos(at.unwrap_or(0)) })
+                        let at = Duration::from_nanos(at.unwrap_or(0));
+                        Look::Known(FenceStatus::Ok { at })
                     }
-                    Status::Error(errno) => Ok(self.with_cause(errno)),
+                    Status::Error(errno) => Look::Ask(Some(errno)),
                 },
                 // A source that is no sync_file is simulated.
-                Err(_) => self.ask(),
+                Err(_) => Look::Ask(None),
             },
-            _ => self.ask(),
+            _ => Look::Ask(None),
         }
     }
 
-    /// What the broker says. Its answer is newer than the guard's end; so where it holds a fence
+    /// What it is by the broker's answer, which is newer than the guard's end; so where it holds a fence
     /// pending, the guard came to its own (the kernel ends a vgem fence after 10 s).
-    pub(crate) fn ask(&self) -> Result<FenceStatus, Error> {
-        match self.handle.query() {
-            Ok(FenceState::Pending) => Ok(self.failed(Errno::ETIMEDOUT as i32)),
-            Ok(ended) => Ok(FenceStatus::new(self.handle.id, self.handle.device.id(), ended)),
-            Err(error) if error.is_device_lost() => Ok(self.failed(error.errno())),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The kernel shows an error, so it failed, whether or not the broker can say why.
-    fn with_cause(&self, errno: i32) -> FenceStatus {
-        match self.handle.query() {
-            Ok(state @ FenceState::Failed { .. }) => {
-                FenceStatus::new(self.handle.id, self.handle.device.id(), state)
-            }
+    pub(crate) fn judge(
+        &self,
+        errno: Option<i32>,
+        answer: Result<FenceState, Error>,
+    ) -> Result<FenceStatus, Error> {
+        let status = |state| FenceStatus::new(self.handle.id, self.handle.device.id(), state);
+        match (errno, answer) {
+            // The kernel shows an error, so it failed, whether or not the broker can say why.
+            (Some(_), Ok(state @ FenceState::Failed { .. })) => Ok(status(state)),
             // sw_sync knows ENOENT only; a lost device is the better word for it.
-            _ if self.handle.device.is_lost() => self.failed(Errno::ENODEV as i32),
-            _ => self.failed(errno),
+            (Some(_), _) if self.handle.device.is_lost() => Ok(self.failed(Errno::ENODEV as i32)),
+            (Some(errno), _) => Ok(self.failed(errno)),
+            (None, Ok(FenceState::Pending)) => Ok(self.failed(Errno::ETIMEDOUT as i32)),
+            (None, Ok(ended)) => Ok(status(ended)),
+            (None, Err(error)) if error.is_device_lost() => Ok(self.failed(error.errno())),
+            (None, Err(error)) => Err(error),
         }
     }
 

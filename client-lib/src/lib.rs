@@ -53,6 +53,14 @@
 //! connection is the parent's: in the child its calls fail with [`Error::Forked`], and dropping its
 //! handles frees memory, closes the child's descriptors and tells the broker nothing.
 
+//!
+//! # Event loops
+//!
+//! [`Connection`] is one fd ([`std::os::fd::AsFd`]) to wait for, and [`Connection::dispatch`] to call then; a
+//! fence is one too ([`ImportedFence::fd`]). The feature `calloop` makes event sources of both
+//! (`ConnectionSource`, `FenceSource`), the feature `tokio` futures: `Connection::events`,
+//! `Connection::lost`, `ImportedFence::wait_async` and `Timeline::wait_async`.
+
 #![cfg(target_os = "linux")]
 
 /// The code in the guide and in the README is compiled as documentation tests are.
@@ -72,6 +80,8 @@ mod deadline;
 mod device;
 mod error;
 mod event;
+#[cfg(any(feature = "calloop", feature = "tokio"))]
+mod event_loop;
 mod export;
 mod fence;
 mod fence_end;
@@ -100,6 +110,10 @@ pub use connection::{Connection, FenceOptions};
 pub use device::{Device, DeviceInfo};
 pub use error::{DeviceLost, Error};
 pub use event::{Event, Lost, Reconnected, Wedged};
+#[cfg(feature = "tokio")]
+pub use event_loop::Events;
+#[cfg(feature = "calloop")]
+pub use event_loop::{ConnectionSource, FenceSource};
 pub use export::ExportedBuffer;
 pub use fence::{ImportedFence, SharedFence};
 pub use fence_status::{FenceError, FenceStatus};

@@ -16,6 +16,10 @@ struct Tables {
     imports: HashMap<DeviceId, HashMap<ObjectId, Weak<ImportCore>>>,
     /// Until the device is *Gone*.
     lost: HashMap<DeviceId, Cause>,
+    /// Those of them that were rehearsed, for good: no state page tells of a loss that is this client's
+    /// alone.
+    #[cfg(feature = "tokio")]
+    rehearsed: std::collections::HashSet<DeviceId>,
 }
 
 /// The lock is never held while a mapping is replaced or an fd closed.
@@ -70,6 +74,13 @@ impl Registry {
         self.lock().lost.get(&device).copied()
     }
 
+    /// Whether its loss was told.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn was_lost(&self, device: DeviceId) -> bool {
+        let tables = self.lock();
+        tables.lost.contains_key(&device) || tables.rehearsed.contains(&device)
+    }
+
     pub(crate) fn forget(&self, device: DeviceId) {
         self.lock().lost.remove(&device);
     }
@@ -79,6 +90,10 @@ impl Registry {
         let imports: Vec<_> = {
             let mut tables = self.lock();
             tables.lost.insert(lost.device, lost.cause);
+            #[cfg(feature = "tokio")]
+            if lost.cause == Cause::Rehearsed {
+                tables.rehearsed.insert(lost.device);
+            }
             tables.imports.remove(&lost.device).unwrap_or_default().into_iter().collect()
         };
         let mut failed = Vec::new();

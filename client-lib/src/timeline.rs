@@ -175,6 +175,11 @@ impl Timeline {
             Some(Duration::ZERO) => self.query(point)?,
             _ => self.state_when_over(point, Deadline::after(timeout))?,
         };
+        self.outcome(point, state)
+    }
+
+    /// What a point's state is to who has waited for it.
+    pub(crate) fn outcome(&self, point: u64, state: PointState) -> Result<(), Error> {
         match state {
             PointState::Ok { .. } => Ok(()),
             PointState::Failed { cause, at_ns } => Err(Error::Fence(FenceError {
@@ -193,21 +198,36 @@ impl Timeline {
     fn state_when_over(&self, point: u64, deadline: Deadline) -> Result<PointState, Error> {
         let inner = self.inner();
         let request = Request::WaitPoint(self.at(point));
-        let earlier = self.lock_open().get_mut(&point).and_then(Vec::pop);
+        let earlier = self.take_open(point);
         let sent_by = Deadline::after(inner.patience);
         match inner.channel.ask(inner, &request, earlier, sent_by, deadline)? {
-            Asked::Answered(Answer::Plain(Reply::PointState(state))) if state.is_over() => {
-                Ok(state)
-            }
-            Asked::Answered(Answer::Plain(Reply::Error(error))) => Err(Error::Broker(error)),
-            Asked::Answered(other) => Err(inner.nonsense(&request, other)),
+            Asked::Answered(answer) => self.over(&request, answer),
             Asked::Open(id) => {
-                let mut open = self.lock_open();
-                inner.channel.retain_open(&mut open);
-                open.entry(point).or_default().push(id);
+                self.keep_open(point, id);
                 Err(Error::TimeUp { timeline: self.id(), point })
             }
         }
+    }
+
+    /// The answer to a wait.
+    pub(crate) fn over(&self, request: &Request, answer: Answer) -> Result<PointState, Error> {
+        match answer {
+            Answer::Plain(Reply::PointState(state)) if state.is_over() => Ok(state),
+            Answer::Plain(Reply::Error(error)) => Err(Error::Broker(error)),
+            other => Err(self.inner().nonsense(request, other)),
+        }
+    }
+
+    /// A wait for the point that came to no answer in time.
+    pub(crate) fn take_open(&self, point: u64) -> Option<u64> {
+        self.lock_open().get_mut(&point).and_then(Vec::pop)
+    }
+
+    /// Keeps one for the next who waits.
+    pub(crate) fn keep_open(&self, point: u64, id: u64) {
+        let mut open = self.lock_open();
+        self.inner().channel.retain_open(&mut open);
+        open.entry(point).or_default().push(id);
     }
 
     fn lock_open(&self) -> MutexGuard<'_, HashMap<u64, Vec<u64>>> {
@@ -259,11 +279,11 @@ impl Timeline {
         make().map_err(|source: std::io::Error| Error::io("cannot make a point's eventfd", source))
     }
 
-    fn inner(&self) -> &Arc<Inner> {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.handle.inner
     }
 
-    fn at(&self, point: u64) -> PointAt {
+    pub(crate) fn at(&self, point: u64) -> PointAt {
         PointAt { timeline: self.id(), point }
     }
 }

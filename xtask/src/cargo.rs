@@ -35,10 +35,13 @@ const SIMULATED: &[&str] =
 /// Formatting.
 pub const FORMAT: &[&str] = &["fmt", "--all", "--check"];
 
-/// Lints: of everything, and of the daemon as it is shipped.
+/// Lints: of everything, of the daemon as it is shipped, and of the library with each feature alone.
 pub const LINTS: &[&[&str]] = &[
     &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
     &["clippy", "-p", "dmashared", "-p", "dmasharectl", "--", "-D", "warnings"],
+    &["clippy", "-p", "dmashare", "--", "-D", "warnings"],
+    &["clippy", "-p", "dmashare", "--features", "calloop", "--", "-D", "warnings"],
+    &["clippy", "-p", "dmashare", "--features", "tokio", "--", "-D", "warnings"],
 ];
 
 /// Documentation; its warnings are errors, see [`DOCS_FLAGS`].

@@ -37,7 +37,7 @@ impl<A, N> Channel<A, N> {
         Ok(answer.map_or(Asked::Open(id), Asked::Answered))
     }
 
-    fn resume(&self, id: u64) -> bool {
+    pub(super) fn resume(&self, id: u64) -> bool {
         match self.lock().slots.get_mut(&id) {
             Some(slot @ Slot::Open) => {
                 *slot = Slot::Waiting;

@@ -10,6 +10,8 @@
 mod long;
 mod receive;
 mod send;
+#[cfg(feature = "tokio")]
+mod tasks;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -26,6 +28,8 @@ use nix::sys::socket::{Shutdown, SockType, getsockopt, shutdown, sockopt};
 use crate::error::Error;
 
 pub(crate) use long::Asked;
+#[cfg(feature = "tokio")]
+pub(crate) use tasks::{Question, Read};
 
 /// What is done with messages as they are read. Called without a lock, by one thread at a time.
 pub(crate) trait Handler {
@@ -76,6 +80,8 @@ struct State<A, N> {
     /// An error about the connection, not about a request.
     last_words: Option<WireError>,
     broken: Option<Broken>,
+    #[cfg(feature = "tokio")]
+    tasks: tasks::Tasks,
 }
 
 /// Why nothing comes any more.
@@ -135,6 +141,8 @@ impl<A, N> Channel<A, N> {
                 in_flight: 0,
                 last_words: None,
                 broken: None,
+                #[cfg(feature = "tokio")]
+                tasks: tasks::Tasks::default(),
             }),
             changed: Condvar::new(),
         })

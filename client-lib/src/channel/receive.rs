@@ -14,7 +14,7 @@ use crate::deadline::{Deadline, wait_for};
 use crate::error::Error;
 
 /// Datagrams that one `dispatch` reads at most, so that a flood of them does not keep its caller.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 /// The right to read, of one thread at a time. Given back when dropped.
 pub(super) struct Reader<'a, A, N> {
@@ -25,9 +25,15 @@ pub(super) struct Reader<'a, A, N> {
 
 impl<A, N> Drop for Reader<'_, A, N> {
     fn drop(&mut self) {
-        self.channel.lock().buffer = self.buffer.take();
+        let mut state = self.channel.lock();
+        state.buffer = self.buffer.take();
+        #[cfg(feature = "tokio")]
+        let turned_away = state.tasks.turned_away();
+        drop(state);
         // One of the others has to read now, and which of them still waits is theirs to know.
         self.channel.changed.notify_all();
+        #[cfg(feature = "tokio")]
+        turned_away.into_iter().for_each(std::task::Waker::wake);
     }
 }
 
@@ -37,7 +43,7 @@ impl<A, N> Channel<A, N> {
         self.reader_from(&mut self.lock())
     }
 
-    fn reader_from(&self, state: &mut State<A, N>) -> Option<Reader<'_, A, N>> {
+    pub(super) fn reader_from(&self, state: &mut State<A, N>) -> Option<Reader<'_, A, N>> {
         Some(Reader { channel: self, buffer: Some(state.buffer.take()?) })
     }
 
@@ -176,6 +182,9 @@ impl<A, N> Channel<A, N> {
                 Some(slot @ Slot::Waiting) => {
                     *slot = Slot::Answered(answer);
                     self.changed.notify_all();
+                    drop(state);
+                    #[cfg(feature = "tokio")]
+                    self.wake_task(id);
                     return Ok(());
                 }
                 Some(Slot::Abandoned) => {
@@ -207,6 +216,10 @@ impl<A, N> Channel<A, N> {
         }
         state.notices.push_back(notice);
         self.changed.notify_all();
+        drop(state);
+        // One of them may wait for a loss.
+        #[cfg(feature = "tokio")]
+        self.wake_tasks();
         Ok(())
     }
 }

@@ -89,7 +89,7 @@ impl<A, N> Channel<A, N> {
         }
     }
 
-    fn reserve(&self, slot: Slot<A>) -> Result<u64, Error> {
+    pub(super) fn reserve(&self, slot: Slot<A>) -> Result<u64, Error> {
         if self.is_forked() {
             return Err(Error::Forked);
         }
@@ -150,13 +150,13 @@ impl<A, N> Channel<A, N> {
     }
 }
 
-fn is_hang_up(error: &io::Error) -> bool {
+pub(super) fn is_hang_up(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
     )
 }
 
-fn too_large(error: WireError) -> Error {
+pub(super) fn too_large(error: WireError) -> Error {
     Error::InvalidArgument(error.message)
 }
