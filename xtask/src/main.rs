@@ -14,6 +14,7 @@ mod progress;
 mod setup;
 mod test;
 mod test_c;
+mod tsan;
 mod vm;
 
 /// Set-up, tests, demonstration and virtual machine of dmashare

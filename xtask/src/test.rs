@@ -13,7 +13,7 @@ use clap::Args;
 use crate::counts::{Counts, Lines};
 use crate::progress::Progress;
 use crate::vm::{self, image, stage};
-use crate::{cargo, deny, paths, setup, test_c};
+use crate::{cargo, deny, paths, setup, test_c, tsan};
 
 /// What the test command can be told.
 #[derive(Args)]
@@ -42,11 +42,12 @@ struct Run {
 
 type Tier = (&'static str, fn(&mut Run) -> Result<Counts>);
 
-const TIERS: [Tier; 9] = [
+const TIERS: [Tier; 10] = [
     ("format", format),
     ("lint", lint),
     ("docs", docs),
     ("unit", unit),
+    ("tsan", races),
     ("deny", deny),
     ("python", python),
     ("c", c),
@@ -148,6 +149,11 @@ fn has(tool: &str) -> Result<bool> {
 
 fn unit(_: &mut Run) -> Result<Counts> {
     libtest(&mut cargo::cargo(cargo::UNIT))
+}
+
+/// Races between threads.
+fn races(_: &mut Run) -> Result<Counts> {
+    Ok(tsan::run()?.map_or_else(|| skip("no ThreadSanitizer here"), Counts::one))
 }
 
 fn deny(run: &mut Run) -> Result<Counts> {
