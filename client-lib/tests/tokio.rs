@@ -517,6 +517,79 @@ fn a_source_that_never_ends_is_over_with_its_device() {
 }
 
 #[test]
+fn a_source_of_a_lost_device_is_over_without_a_connection_too() {
+    let (connection, mut broker) = connected();
+    let (waited, _source) = fence(&connection, &mut broker, GuardKind::Source);
+    broker.set(AT, DeviceState::Lost);
+    drop(broker);
+    assert!(is_disconnected(connection.dispatch(SOON)));
+    // The page says that it is lost, and nobody can say how it ended.
+    assert!(is_disconnected(run(waited.wait_async())));
+}
+
+/// Four threads, each with a runtime of its own, wait by one connection for points. A thread that calls reads
+/// the answers of all, and nothing is left for the runtimes to see: the tasks wake all the same. One in three
+/// is dropped, most of them with an answer that was not taken.
+#[test]
+fn what_a_thread_reads_wakes_the_tasks_of_every_runtime() {
+    const THREADS: u64 = 4;
+    const ROUNDS: u64 = 50;
+    const WAITS: u64 = 12;
+    let (connection, mut broker, timeline, _hangup) = timeline("dmashare-tokio-runtimes");
+    let serving = thread::spawn(move || {
+        let mut held = Vec::new();
+        while let Some((id, request, _)) = broker.receive() {
+            match request {
+                Request::WaitPoint(PointAt { point, .. }) => held.push((id, point)),
+                // A thread has sent all of its round; the answers come last first.
+                Request::QueryPoint(PointAt { point, .. }) => {
+                    let (own, others) =
+                        held.into_iter().partition::<Vec<_>, _>(|(_, at)| at / 1_000_000 == point);
+                    held = others;
+                    for (id, _) in own.into_iter().rev() {
+                        broker.reply(id, Reply::PointState(OK));
+                    }
+                    broker.reply(id, Reply::PointState(OK));
+                }
+                // At the end, when nobody is there to be answered.
+                Request::Release(TIMELINE) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+    thread::scope(|scope| {
+        for at in 1..=THREADS {
+            let timeline = &timeline;
+            scope.spawn(move || {
+                run(async {
+                    for round in 0..ROUNDS {
+                        let first = at * 1_000_000 + round * WAITS;
+                        let (mut kept, mut dropped) = (Vec::new(), Vec::new());
+                        for point in first..first + WAITS {
+                            let timeline = Arc::clone(timeline);
+                            let wait = async move { timeline.wait_async(point).await };
+                            let some =
+                                if point.is_multiple_of(3) { &mut dropped } else { &mut kept };
+                            some.push(tokio::spawn(wait));
+                        }
+                        // They are asked for when the runtime has polled each of them once.
+                        tokio::task::yield_now().await;
+                        timeline.query(at).unwrap();
+                        dropped.iter().for_each(tokio::task::JoinHandle::abort);
+                        for wait in kept {
+                            wait.await.unwrap().unwrap();
+                        }
+                    }
+                });
+            });
+        }
+    });
+    drop(timeline);
+    drop(connection);
+    serving.join().unwrap();
+}
+
+#[test]
 fn no_descriptor_stays_behind() {
     let (connection, mut broker, timeline, _hangup) = timeline("dmashare-tokio-fds");
     broker.set(AT, DeviceState::Present);

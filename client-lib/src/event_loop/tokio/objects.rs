@@ -58,7 +58,8 @@ fn poll_lost(wait: &mut Wait, device: &Device, cx: &mut Context<'_>) -> Poll<Res
 
 impl ImportedFence {
     /// Waits until it ends: feature `tokio`. Never [`FenceStatus::Pending`]. For a source that was passed on
-    /// ([`GuardKind::Source`]) the loss of its device ends the wait as well.
+    /// ([`GuardKind::Source`]) the loss of its device ends the wait as well; but of a loss that comes when
+    /// the connection has ended nobody tells, so put a time on a wait for one.
     ///
     /// # Errors
     /// As [`ImportedFence::status`]. The broker's answer is waited for without end; tokio has timeouts.
@@ -79,6 +80,10 @@ impl ImportedFence {
             let ready = poll_fn(|cx| {
                 if let Poll::Ready(ready) = watch.poll_read_ready(cx) {
                     return Poll::Ready(ready.map(Some));
+                }
+                // Also where the connection has ended, and nothing can be waited for on it.
+                if self.guard == GuardKind::Source && device.is_lost() {
+                    return Poll::Ready(Ok(None));
                 }
                 match loss.as_mut().map(|wait| poll_lost(wait, device, cx)) {
                     Some(Poll::Ready(Ok(()))) => return Poll::Ready(Ok(None)),
