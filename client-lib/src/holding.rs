@@ -66,15 +66,22 @@ impl<F, M: Revoke> Holding<F, M> {
         &self.revoked
     }
 
-    /// The descriptors, until they are taken.
+    /// The descriptors, until they are taken, or a handler has set the flag.
     pub(crate) fn fds(&self) -> Option<Arc<[F]>> {
+        if self.is_revoked() {
+            return None;
+        }
         self.lock().fds.clone()
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.revoked.load(Ordering::Acquire)
     }
 
     /// Enters a mapping; gives it back where all was taken meanwhile, so that it is not used.
     pub(crate) fn add(&self, mapping: M) -> Result<Arc<M>, M> {
         let mut held = self.lock();
-        if held.fds.is_none() {
+        if self.is_revoked() {
             return Err(mapping);
         }
         let mapping = Arc::new(mapping);

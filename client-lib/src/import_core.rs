@@ -68,11 +68,14 @@ impl ImportCore {
         self.held.revoke()
     }
 
-    /// Why [`Live`] is not good any more.
+    /// Why [`Live`] is not good any more. After a fault nobody else takes the import back: so here.
     #[cold]
     #[inline(never)]
     pub(crate) fn refused(&self) -> Error {
-        self.check_device().err().unwrap_or_else(|| self.taken())
+        self.check_device().err().unwrap_or_else(|| {
+            drop(self.revoke());
+            self.taken()
+        })
     }
 
     pub(crate) fn check_device(&self) -> Result<(), Error> {

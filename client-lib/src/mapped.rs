@@ -14,9 +14,14 @@ use crate::import_core::ImportCore;
 use crate::live::Live;
 
 /// A mapping of one plane. Its address stays valid until it is dropped, lost device or not: after
-/// the loss it shows zeros.
+/// the loss it shows zeros, and what is written stays in this process.
 ///
 /// There are no slices: other processes and devices write here at any time.
+///
+/// Every method may be called from any thread, at once, and while the import is taken back. Brackets
+/// may overlap and nest, on one thread or several, and end on another thread than they began on: each
+/// tells by itself whether the device was lost while it was open. Mappings of one import may be dropped
+/// in any order; the import is given back with the last of them and of its handle.
 pub struct MappedBuffer {
     // Dropped before the import: first the memory is unmapped, then the broker is told.
     mapping: Arc<Mapping>,
@@ -34,11 +39,13 @@ impl MappedBuffer {
 
     /// Begins an access. What was read is good once [`Bracket::end`] says so.
     ///
-    /// Two loads where the exporter's memory is coherent; else DMA_BUF_IOCTL_SYNC too, which waits for
-    /// the buffer's implicit fences.
+    /// Two loads where the exporter's memory is coherent: no system call, no lock, and nothing is
+    /// written. Else DMA_BUF_IOCTL_SYNC too, which waits for the buffer's implicit fences; a loss
+    /// meanwhile leaves the plane's fd open until that has returned.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`], or the kernel's for the ioctl.
+    /// [`Error::DeviceLost`] from the loss on; [`Error::Disconnected`] for a neutral buffer whose
+    /// connection took it back; the kernel's for the ioctl.
     #[inline]
     pub fn begin(&self, access: Access) -> Result<Bracket<'_>, Error> {
         self.begin_access(access)?;
@@ -110,7 +117,8 @@ impl MappedBuffer {
         self.import.device.as_ref()
     }
 
-    /// Whether it shows zeros for good.
+    /// Whether it shows zeros for good. It may yet show the buffer when this says no: an access is
+    /// judged by [`Bracket::end`], not by this.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.mapping.is_revoked()
@@ -136,7 +144,8 @@ impl MappedBuffer {
         self.mapping.prot()
     }
 
-    /// Copies from `offset` on. What others write meanwhile may be torn.
+    /// Copies from `offset` on, `to.len()` bytes; from a mapping that was taken back, zeros. What others
+    /// write meanwhile may be torn. The bracket around it is the caller's.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what lies not inside the mapping.
@@ -144,7 +153,8 @@ impl MappedBuffer {
         self.mapping.copy_to(offset, to).map_err(invalid)
     }
 
-    /// Copies to `offset` on.
+    /// Copies to `offset` on; into a mapping that was taken back, for nobody to see. The bracket around it
+    /// is the caller's.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for what lies not inside the mapping, or is for reading only.

@@ -141,3 +141,45 @@ fn a_mapping_is_dropped_at_that_moment() {
         holding.revoke().unwrap();
     });
 }
+
+/// A signal's handler takes one page, without the lock: the first access that is refused takes the rest,
+/// also what is mapped meanwhile.
+#[test]
+fn what_a_handler_began_is_finished() {
+    loom::model(|| {
+        let open = Arc::new(AtomicUsize::new(0));
+        let holding = Arc::new(Holding::<Fd, Page>::new(vec![Fd::new(&open)]));
+        let faulted = holding.add(Page::new()).ok().expect("the first");
+        let whole = holding.add(Page::new()).ok().expect("the second");
+        let handler = {
+            let (holding, faulted) = (Arc::clone(&holding), Arc::clone(&faulted));
+            thread::spawn(move || {
+                holding.flag().store(true, Ordering::SeqCst);
+                faulted.revoke().unwrap();
+            })
+        };
+        let mapper = {
+            let holding = Arc::clone(&holding);
+            thread::spawn(move || {
+                let fds = holding.fds()?;
+                let page = holding.add(Page::new()).ok()?;
+                drop(fds);
+                Some(page)
+            })
+        };
+        match read(&holding.taken(), &faulted) {
+            Some(value) => assert_eq!(value, 1, "a zero was taken for good"),
+            None => holding.revoke().unwrap(),
+        }
+        let made = mapper.join().unwrap();
+        handler.join().unwrap();
+        assert!(holding.fds().is_none() && holding.add(Page::new()).is_err());
+        for page in [Some(&whole), made.as_ref()].into_iter().flatten() {
+            if read(&holding.taken(), page).is_none() {
+                holding.revoke().unwrap();
+            }
+            assert_eq!(page.0.load(Ordering::Relaxed), 0, "what did not fault is still mapped");
+        }
+        assert_eq!(open.load(Ordering::Relaxed), 0, "a descriptor is still open");
+    });
+}

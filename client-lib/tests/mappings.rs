@@ -118,39 +118,3 @@ fn dropped_in_any_order_while_they_are_taken() {
         assert_eq!((mappings(NAME), open_fds(NAME)), (0, 0), "round {round}");
     }
 }
-
-/// The kernel ends whoever makes one: in strict mode it allows read, write and exit.
-#[test]
-fn a_bracket_makes_no_system_call() {
-    let (connection, mut broker) = connected();
-    let buffer = import(&connection, &mut broker, 18, "dmashare-silent");
-    assert!(!buffer.needs_cpu_sync());
-    let mapped = buffer.map(0, Protection::ReadWrite).unwrap();
-    let bracket_in_silence = |and_one_call: bool| {
-        // SAFETY: the child allocates nothing and takes no lock: it makes brackets, and exits.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            // SAFETY: from here this process makes no system call but exit.
-            let strict = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_STRICT) };
-            let mut all_well = strict == 0;
-            for _ in 0..1000 {
-                all_well &= match mapped.begin(Access::ReadWrite) {
-                    Ok(bracket) => bracket.end().is_ok(),
-                    Err(_) => false,
-                };
-            }
-            if and_one_call {
-                // SAFETY: a call without arguments, which strict mode does not allow.
-                unsafe { libc::syscall(libc::SYS_getpid) };
-            }
-            // SAFETY: does not return. Not exit_group, which strict mode does not allow.
-            unsafe { libc::syscall(libc::SYS_exit, libc::c_int::from(!all_well)) };
-        }
-        let mut status = 0;
-        // SAFETY: our own child, waited for once.
-        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-        status
-    };
-    assert_eq!(bracket_in_silence(false), 0, "a bracket made a system call, or failed");
-    assert_eq!(bracket_in_silence(true), libc::SIGKILL, "a call goes unnoticed");
-}

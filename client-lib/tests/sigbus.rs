@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{connected, import, mappings};
+use common::{connected, import, mappings, open_fds};
 use dmashare::{Access, Protection};
 use nix::unistd::ftruncate;
 
@@ -27,9 +27,14 @@ fn a_fault_takes_the_import_back_before_anybody_has_told() {
     // All of the import is in doubt.
     assert!(elsewhere.end().unwrap_err().is_device_lost());
     assert!(second.begin(Access::Write).unwrap_err().is_device_lost());
+    // All of it, at the first refusal: not only what faulted.
+    assert_eq!(mappings("dmashare-sigbus-faulty"), 0, "what has not faulted is still the file's");
     second.copy_from_slice(0, &[1; 16]).unwrap();
     assert!(!faulty.is_lost(), "of the device nothing is known");
-    assert_eq!(mappings("dmashare-sigbus-faulty"), 0, "both faulted, and both were replaced");
+    assert!(first.is_revoked() && second.is_revoked());
+    assert!(faulty.map(0, Protection::Read).unwrap_err().is_device_lost());
+    assert!(faulty.dup_plane_fd(0).unwrap_err().is_device_lost());
+    assert_eq!(open_fds("dmashare-sigbus-faulty"), 0);
 
     let bracket = other.begin(Access::Read).unwrap();
     other.copy_to_slice(0, &mut bytes).unwrap();

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Mappings that can be guarded at one time.
+/// Mappings that can be guarded at one time; what is made beyond them has none for its life.
 pub const CAPACITY: usize = 4096;
 
 /// A range that the handler knows. All of it is atomics: the handler can run at any instant, on any

@@ -113,6 +113,21 @@ extern "C" fn leave_with_info(_: libc::c_int, info: *mut libc::siginfo_t, _: *mu
     unsafe { libc::_exit(if is_fault { 78 } else { 79 }) }
 }
 
+/// As many mappings as the table has places; the caller has one of them.
+fn crowd() -> Vec<Mapping> {
+    let sound = memory(1, 1);
+    (1..sigbus::CAPACITY).map(|_| map(&sound, 1, &Arc::default())).collect()
+}
+
+/// A mapping that faults, while there are `others`.
+fn fault(others: &[Mapping]) {
+    let (gone, faulted) = (memory(1, 1), Arc::default());
+    let mapping = map(&gone, 1, &faulted);
+    ftruncate(&gone, 0).unwrap();
+    mapping.copy_to(0, &mut [0]).unwrap();
+    assert!(faulted.load(Ordering::SeqCst), "among {}", others.len());
+}
+
 /// What the children do; nothing without being asked.
 #[test]
 fn in_a_child() {
@@ -138,6 +153,15 @@ fn in_a_child() {
     let gone = memory(1, 1);
     let unknown = Mapping::map(gone.as_fd(), 0, page_size(), Prot::Read).unwrap();
     let known = map(&memory(1, 1), 1, &Arc::default());
+    match how {
+        "crowded" => return fault(&crowd()),
+        "one less" => {
+            let mut others = crowd();
+            drop(others.pop());
+            return fault(&others);
+        }
+        _ => {}
+    }
     ftruncate(&gone, 0).unwrap();
     unknown.copy_to(0, &mut [0]).unwrap();
     drop(known);
@@ -151,9 +175,14 @@ fn what_is_not_ours_goes_where_it_went_before() {
         assert_eq!(status.signal(), bus, "{fatal}: {status}");
     }
     assert!(child("ignored sent").success(), "what is ignored is ignored");
-    for (what, code) in
-        [("plain fault", 77), ("plain sent", 77), ("info fault", 78), ("info sent", 79)]
-    {
+    assert!(child("plain one less").success(), "a place that was given back is not taken");
+    for (what, code) in [
+        ("plain fault", 77),
+        ("plain sent", 77),
+        ("plain crowded", 77),
+        ("info fault", 78),
+        ("info sent", 79),
+    ] {
         let status = child(what);
         assert_eq!(status.code(), Some(code), "{what}: {status}");
     }
