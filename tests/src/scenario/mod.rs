@@ -17,6 +17,7 @@ mod bus_client;
 mod cause;
 mod coldplug;
 mod deadlines;
+mod event_loops;
 mod fence;
 mod frozen;
 mod implicit;
@@ -152,6 +153,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("fence-fails", fence::fails),
     Scenario::new("fence-times-out", fence::times_out),
     Scenario::new("unplug-waiter", unplug_waiter::run),
+    Scenario::new("event-loops", event_loops::run),
     Scenario { backends: REAL, ..Scenario::new("frozen-screen", frozen::screen) },
     Scenario { backends: REAL, ..Scenario::new("frozen-removal", frozen::removal) },
     Scenario::new("unplug-reader", unplug_reader::run),
