@@ -7,10 +7,10 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::{process, ptr, thread};
 
 /// Mappings that can be guarded at one time; what is made beyond them has none for its life.
 pub const CAPACITY: usize = 4096;
@@ -87,6 +87,8 @@ pub fn is_installed() -> bool {
 #[derive(Debug)]
 pub(crate) struct Guarded {
     index: usize,
+    /// The process that made it.
+    maker: u32,
     /// What the slot points to.
     _faulted: Arc<AtomicBool>,
 }
@@ -113,7 +115,7 @@ impl Guarded {
         slot.prot.store(prot, Ordering::Relaxed);
         slot.faulted.store(Arc::as_ptr(faulted).cast_mut(), Ordering::Relaxed);
         slot.start.store(start, Ordering::SeqCst);
-        Some(Self { index, _faulted: Arc::clone(faulted) })
+        Some(Self { index, maker: process::id(), _faulted: Arc::clone(faulted) })
     }
 }
 
@@ -124,7 +126,12 @@ impl Drop for Guarded {
         // A handler on another thread that has seen it is replacing the range at this moment: that has to
         // be over before somebody else can have the addresses. It waits for nobody.
         while slot.busy.load(Ordering::SeqCst) != 0 {
-            std::thread::yield_now();
+            // In a forked child that thread is not there, and never counts itself out again: the place is
+            // given up, and nobody replaces the range any more.
+            if process::id() != self.maker {
+                return;
+            }
+            thread::yield_now();
         }
         slot.taken.store(false, Ordering::Release);
     }
@@ -211,5 +218,33 @@ fn hand_on(
             let function: extern "C" fn(libc::c_int) = unsafe { std::mem::transmute(function) };
             function(signal);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_does_not_wait_for_its_parents_threads() {
+        install().unwrap();
+        let guarded = Guarded::new(4096, 1, libc::PROT_READ, &Arc::default()).unwrap();
+        let slot = &TABLE[guarded.index];
+        slot.busy.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the child gives the place up, and exits.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: asks for a signal that ends the child, should it wait.
+            unsafe { libc::alarm(60) };
+            drop(guarded);
+            let is_given_up = slot.taken.load(Ordering::SeqCst);
+            // SAFETY: does not return.
+            unsafe { libc::_exit(libc::c_int::from(!is_given_up)) };
+        }
+        let mut status = 0;
+        // SAFETY: our own child, waited for once.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(status, 0, "it waited, or somebody else can have the place");
+        slot.busy.fetch_sub(1, Ordering::SeqCst);
     }
 }
