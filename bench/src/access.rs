@@ -80,6 +80,8 @@ pub fn measure(world: &World, rounds: usize) -> Result<Table> {
             batch: SOME,
             run: Box::new(|times| brackets(&exported_memory, times)),
         });
+    } else {
+        eprintln!("Without DMA_BUF_IOCTL_SYNC: simulated buffers are coherent. See --vm.\n");
     }
     Ok(take("An access bracket", rounds, all))
 }

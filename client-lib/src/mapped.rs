@@ -43,6 +43,9 @@ impl MappedBuffer {
     /// written. Else DMA_BUF_IOCTL_SYNC too, which waits for the buffer's implicit fences; a loss
     /// meanwhile leaves the plane's fd open until that has returned.
     ///
+    /// `access` is for the ioctl. It is not held against the mapping's [protection](Self::protection): who writes through a
+    /// pointer into a mapping for reading gets SIGSEGV, as with any memory.
+    ///
     /// # Errors
     /// [`Error::DeviceLost`] from the loss on; [`Error::Disconnected`] for a neutral buffer whose
     /// connection took it back; the kernel's for the ioctl.

@@ -10,7 +10,7 @@
 //! | [`uevent`], [`wedged`] | what the kernel says about devices that come and go, and that hang |
 //! | [`mapping`], [`memfd`], [`futex`] | memory that is taken back, or shared for reading |
 //! | [`pidfd`], [`process`] | who is at the other end of a socket, and whether we are still ourselves |
-//! | [`sim`] (feature `simulate`) | stand-ins for machines without any of these |
+//! | `sim` (feature `simulate`) | stand-ins for machines without any of these |
 //!
 //! # Conventions
 //!
