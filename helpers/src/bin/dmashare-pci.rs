@@ -1,0 +1,3 @@
+//! Writes to sysfs, for one request.
+
+fn main() {}
