@@ -15,7 +15,7 @@ bin=$1
 dest=${2:-}
 here=$(cd "$(dirname "$0")" && pwd)
 
-for binary in dmashared dmasharectl; do
+for binary in dmashared dmasharectl dmashare-holders dmashare-pci; do
     if [ ! -x "$bin/$binary" ]; then
         echo "$0: there is no $binary in $bin; build it first: cargo build --release" >&2
         exit 1
@@ -34,6 +34,12 @@ for binary in dmashared dmasharectl; do
     put 0755 "$bin/$binary" "/usr/bin/$binary"
 done
 put 0755 "$here/kernel-access" /usr/libexec/dmashare/kernel-access
+for helper in holders pci; do
+    put 0755 "$bin/dmashare-$helper" "/usr/libexec/dmashare/dmashare-$helper"
+    for unit in "dmashare-$helper.socket" "dmashare-$helper@.service"; do
+        put 0644 "$here/$unit" "/usr/lib/systemd/system/$unit"
+    done
+done
 put 0644 "$here/dmashared.service" /usr/lib/systemd/system/dmashared.service
 put 0644 "$here/dmashared.socket" /usr/lib/systemd/system/dmashared.socket
 put 0644 "$here/dmashare.sysusers" /usr/lib/sysusers.d/dmashare.conf
@@ -59,5 +65,5 @@ systemctl daemon-reload
 busctl call --quiet org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
 # A daemon of an earlier version runs until now.
 systemctl try-restart dmashared.service
-systemctl enable dmashared.socket
-systemctl start dmashared.socket
+systemctl enable dmashared.socket dmashare-holders.socket dmashare-pci.socket
+systemctl start dmashared.socket dmashare-holders.socket dmashare-pci.socket

@@ -147,6 +147,7 @@ fn errno_of(code: ErrorCode) -> Errno {
         ErrorCode(200..300) => Errno::EINVAL,
         ErrorCode::OVER_QUOTA => Errno::EDQUOT,
         ErrorCode::DEVICE_LOST => Errno::ENODEV,
+        ErrorCode::DRAINING => Errno::EBUSY,
         ErrorCode::UNSUPPORTED => Errno::EOPNOTSUPP,
         _ => Errno::EREMOTEIO,
     }

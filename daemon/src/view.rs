@@ -1,5 +1,6 @@
 //! What the bus shows: plain snapshots, made by the shell and owned by whoever gets them.
 
+use dmashare_proto::job::{Outcome, Stage};
 use dmashare_proto::message::{Cause, Declare, InhibitMode};
 use dmashare_proto::state_page::DeviceState;
 use dmashare_proto::{ClientId, DeviceId, ObjectId};
@@ -88,6 +89,51 @@ pub struct InhibitorView {
     pub uid: u32,
 }
 
+/// An eject as shown on the bus.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobView {
+    /// Its id.
+    pub id: u64,
+    /// Of which device.
+    pub device: DeviceId,
+    /// What people call that.
+    pub device_name: String,
+    /// Who asked for it.
+    pub uid: u32,
+    /// Where it is.
+    pub stage: Stage,
+    /// What goes on, or how it ended.
+    pub message: String,
+    /// The last look's findings as JSON; empty before.
+    pub holders: String,
+    /// Until when all before the removal is to be done, CLOCK_MONOTONIC in nanoseconds; 0: no limit.
+    pub deadline_ns: u64,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// It only looks.
+    pub dry_run: bool,
+    /// The stages so far, as JSON.
+    pub steps: String,
+}
+
+impl Default for JobView {
+    fn default() -> Self {
+        Self {
+            id: 0,
+            device: DeviceId(0),
+            device_name: String::new(),
+            uid: 0,
+            stage: Stage::Inhibited,
+            message: String::new(),
+            holders: String::new(),
+            deadline_ns: 0,
+            outcome: None,
+            dry_run: false,
+            steps: "[]".to_owned(),
+        }
+    }
+}
+
 /// What the shell tells the bus.
 #[derive(Clone, Debug)]
 pub enum BusUpdate {
@@ -137,6 +183,10 @@ pub enum BusUpdate {
     },
     /// All inhibitors that are held.
     Inhibitors(Vec<InhibitorView>),
+    /// An eject is new or has changed.
+    Job(Box<JobView>),
+    /// An eject that ended is forgotten.
+    JobGone(u64),
     /// All kept unplug reports as a JSON array, newest last.
     Reports(String),
 }

@@ -65,6 +65,8 @@ codes! {
     // 4xx: the device.
     /// The device is gone. Nothing of it can be used; what it had is being taken back.
     DEVICE_LOST = 400, "device-lost";
+    /// The device is about to be ejected, and nothing new is made of it; all that there is goes on.
+    DRAINING = 401, "draining";
     // 5xx: the broker.
     /// A system call of the broker's failed; `errno` says how.
     INTERNAL = 500, "internal";

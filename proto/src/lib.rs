@@ -16,6 +16,7 @@ pub mod message;
 pub mod neutral;
 pub mod report;
 pub mod state_page;
+pub mod sysfs;
 pub mod timeline;
 pub mod transport;
 

@@ -34,6 +34,7 @@ mod guard_pool;
 mod ioctl;
 pub mod mapping;
 pub mod memfd;
+pub mod pci_slot;
 pub mod pidfd;
 mod poll;
 mod proc_fd;

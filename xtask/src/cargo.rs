@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use crate::paths;
 
 /// The packaged programs, exactly as they are shipped: the daemon without simulated devices.
-pub const SHIPPED: &[&str] = &["build", "-p", "dmashared", "-p", "dmasharectl"];
+pub const SHIPPED: &[&str] =
+    &["build", "-p", "dmashared", "-p", "dmashare-helpers", "-p", "dmasharectl"];
 
 /// What drives the tests and the demonstration on a real kernel.
 pub const TESTS: &[&str] = &["build", "-p", "dmashare-tests"];
@@ -29,8 +30,18 @@ pub const BENCH_PROGRAM: &str = "dmashare-bench";
 pub const AGENT: &[&str] = &["build", "-p", "xtask", "--bin", "vm-agent"];
 
 /// Everything that runs on simulated devices.
-const SIMULATED: &[&str] =
-    &["build", "-p", "dmashared", "-p", "dmasharectl", "-p", "dmashare-tests", "--all-features"];
+const SIMULATED: &[&str] = &[
+    "build",
+    "-p",
+    "dmashared",
+    "-p",
+    "dmashare-helpers",
+    "-p",
+    "dmasharectl",
+    "-p",
+    "dmashare-tests",
+    "--all-features",
+];
 
 /// Formatting.
 pub const FORMAT: &[&str] = &["fmt", "--all", "--check"];
@@ -38,7 +49,18 @@ pub const FORMAT: &[&str] = &["fmt", "--all", "--check"];
 /// Lints: of everything, of the daemon as it is shipped, and of the library with each feature alone.
 pub const LINTS: &[&[&str]] = &[
     &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
-    &["clippy", "-p", "dmashared", "-p", "dmasharectl", "--", "-D", "warnings"],
+    &[
+        "clippy",
+        "-p",
+        "dmashared",
+        "-p",
+        "dmashare-helpers",
+        "-p",
+        "dmasharectl",
+        "--",
+        "-D",
+        "warnings",
+    ],
     &["clippy", "-p", "dmashare", "--", "-D", "warnings"],
     &["clippy", "-p", "dmashare", "--features", "calloop", "--", "-D", "warnings"],
     &["clippy", "-p", "dmashare", "--features", "tokio", "--", "-D", "warnings"],
@@ -66,7 +88,8 @@ pub const KERNEL_TESTS: &[&str] = &[
 ];
 
 /// The programs of packages, as they are called in the target directory.
-pub const SHIPPED_PROGRAMS: &[&str] = &["dmashared", "dmasharectl"];
+pub const SHIPPED_PROGRAMS: &[&str] =
+    &["dmashared", "dmasharectl", "dmashare-holders", "dmashare-pci"];
 
 /// The programs of the tests' package.
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];

@@ -14,9 +14,10 @@ use zbus::zvariant::{self, ObjectPath, OwnedObjectPath};
 use zbus::{Connection, DBusError, interface};
 
 use super::changes::{Changes, changes};
+use super::eject::{Caller, EjectError};
 use super::inhibit::InhibitError;
 use super::served::ask_bus;
-use super::{Asks, BusFacts, CauseRequest, ConnectRequest, inhibit};
+use super::{Asks, BusFacts, CauseRequest, ConnectRequest, eject, inhibit};
 
 /// The broker on the bus.
 #[derive(Clone)]
@@ -25,6 +26,7 @@ pub(super) struct Broker {
     pub(super) asks: Asks,
     pub(super) clients: u32,
     pub(super) devices: Vec<OwnedObjectPath>,
+    pub(super) jobs: Vec<OwnedObjectPath>,
     pub(super) reports: String,
     /// Neutral buffers, and their bytes.
     pub(super) neutral: (u32, u64),
@@ -53,6 +55,7 @@ pub(super) fn changed(old: &Broker, new: &Broker) -> Changes {
     changes!(old, new, {
         "Clients": clients,
         "Devices": devices,
+        "Jobs": jobs,
         "NeutralBuffers": neutral_buffers,
         "NeutralBytes": neutral_bytes,
         "Inhibitors": inhibitors,
@@ -99,6 +102,20 @@ impl Broker {
     #[zbus(property)]
     fn devices(&self) -> Vec<OwnedObjectPath> {
         self.devices.clone()
+    }
+
+    #[zbus(property)]
+    fn jobs(&self) -> Vec<OwnedObjectPath> {
+        self.jobs.clone()
+    }
+
+    /// Has the kernel look for PCI devices.
+    async fn attach(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(), EjectError> {
+        eject::attach(Caller { asks: &self.asks, bus, header: &header }).await
     }
 
     /// A connected data-plane socket for the caller.

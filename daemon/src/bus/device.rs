@@ -1,13 +1,17 @@
 //! `org.dmashare.Device1`: a GPU.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use zbus::message::Header;
 use zbus::object_server::{InterfaceRef, SignalEmitter};
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 use zbus::{Connection, interface};
 
 use super::Asks;
 use super::changes::{Changes, changes, tell};
+use super::eject::{Caller, EjectError, eject, holders};
+use super::job::job_path;
 use super::rehearse::{RehearseError, rehearse};
 use crate::view::DeviceView;
 
@@ -155,6 +159,30 @@ impl Device {
     ) -> Result<(), RehearseError> {
         let device = self.view().id;
         rehearse(&self.asks, device, client, after_ms, bus, &header).await
+    }
+
+    /// Begins an eject: a job.
+    #[zbus(out_args("job"))]
+    async fn eject(
+        &self,
+        options: HashMap<String, OwnedValue>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<OwnedObjectPath, EjectError> {
+        let device = self.view().id;
+        let caller = Caller { asks: &self.asks, bus, header: &header };
+        Ok(job_path(eject(caller, device, options).await?).into())
+    }
+
+    /// Who holds it, as JSON.
+    #[zbus(out_args("holders"))]
+    async fn get_holders(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<String, EjectError> {
+        let device = self.view().id;
+        holders(Caller { asks: &self.asks, bus, header: &header }, device).await
     }
 
     /// It is lost. The property changes have come before.

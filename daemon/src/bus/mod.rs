@@ -22,7 +22,9 @@ mod broker;
 mod changes;
 mod client;
 mod device;
+mod eject;
 mod inhibit;
+mod job;
 mod polkit;
 mod rehearse;
 mod served;
@@ -31,6 +33,7 @@ mod stream;
 mod task;
 
 pub use address::BusAddress;
+pub use eject::{EjectRequest, NotDone};
 pub use inhibit::InhibitRequest;
 pub use rehearse::{NotScheduled, RehearseRequest};
 
@@ -92,6 +95,8 @@ pub struct Asks {
     rehearsals: mpsc::UnboundedSender<RehearseRequest>,
     /// `Inhibit()`.
     inhibits: mpsc::UnboundedSender<InhibitRequest>,
+    /// What ejects are about.
+    ejects: mpsc::UnboundedSender<EjectRequest>,
     /// The calls that may wait for polkit, and somebody's password.
     authorities: Arc<Semaphore>,
 }
@@ -104,9 +109,10 @@ impl Asks {
         causes: mpsc::UnboundedSender<CauseRequest>,
         rehearsals: mpsc::UnboundedSender<RehearseRequest>,
         inhibits: mpsc::UnboundedSender<InhibitRequest>,
+        ejects: mpsc::UnboundedSender<EjectRequest>,
     ) -> Self {
         let authorities = Arc::new(Semaphore::new(polkit::MOST));
-        Self { connects, causes, rehearsals, inhibits, authorities }
+        Self { connects, causes, rehearsals, inhibits, ejects, authorities }
     }
 }
 

@@ -11,6 +11,12 @@ use zbus::zvariant::Value;
 
 /// The action of `Rehearse`, as `org.dmashare.policy` has it.
 pub(super) const REHEARSE: &str = "org.dmashare.rehearse";
+/// The action of `Eject` without force, and of `Attach`.
+pub(super) const EJECT: &str = "org.dmashare.eject";
+/// The action of `Eject` with force.
+pub(super) const EJECT_FORCE: &str = "org.dmashare.eject-force";
+/// The action of `GetHolders` for other users' processes.
+pub(super) const HOLDERS: &str = "org.dmashare.holders";
 /// Callers that may wait at one time.
 pub(super) const MOST: usize = 16;
 
@@ -36,22 +42,39 @@ pub(super) enum NotAllowed {
     Failed(zbus::Error),
 }
 
-impl fmt::Display for NotAllowed {
+impl NotAllowed {
+    /// In words.
+    pub(super) fn of(self, action: &'static str) -> impl fmt::Display {
+        Told { why: self, action }
+    }
+}
+
+struct Told {
+    why: NotAllowed,
+    action: &'static str,
+}
+
+impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused => write!(f, "polkit does not let you do so ({REHEARSE})"),
-            Self::NeedsInteraction => write!(
+        let action = self.action;
+        match &self.why {
+            NotAllowed::Refused => write!(f, "polkit does not let you do so ({action})"),
+            NotAllowed::NeedsInteraction => write!(
                 f,
-                "polkit would have to ask an administrator ({REHEARSE}), and has nobody to ask: \
+                "polkit would have to ask an administrator ({action}), and has nobody to ask: \
                  allow interactive authorization, and have an agent of polkit's running"
             ),
-            Self::NoAnswer => write!(f, "polkit was not answered within {} s", PATIENCE.as_secs()),
-            Self::NoAuthority => write!(
+            NotAllowed::NoAnswer => {
+                write!(f, "polkit was not answered within {} s", PATIENCE.as_secs())
+            }
+            NotAllowed::NoAuthority => write!(
                 f,
                 "there is no polkit on the bus to ask whether you may: do it as root, or install \
                  polkit"
             ),
-            Self::Failed(error) => write!(f, "polkit could not be asked whether you may: {error}"),
+            NotAllowed::Failed(error) => {
+                write!(f, "polkit could not be asked whether you may: {error}")
+            }
         }
     }
 }

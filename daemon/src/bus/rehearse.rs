@@ -103,7 +103,7 @@ pub(super) async fn rehearse(
             Some(client) => format!("client {client} is another user's"),
             None => "a rehearsal for all clients is not only for your own".to_owned(),
         };
-        RehearseError::NotAuthorized(format!("{whose}, and {why}"))
+        RehearseError::NotAuthorized(format!("{whose}, and {}", why.of(polkit::REHEARSE)))
     })?;
     ask(asks, device, client, after, uid, true).await?.map_err(in_words)
 }

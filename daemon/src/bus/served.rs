@@ -12,9 +12,10 @@ use super::broker::{self, Broker};
 use super::changes::replace;
 use super::client::{self, Client};
 use super::device::{self, Device};
+use super::job::{self, Job, job_path};
 use super::state::State;
 use super::{Asks, NAME, ROOT, inhibit};
-use crate::view::{BusUpdate, DeviceView};
+use crate::view::{BusUpdate, DeviceView, JobView};
 
 /// The objects on a connection.
 pub(super) struct Served {
@@ -23,6 +24,7 @@ pub(super) struct Served {
     broker: InterfaceRef<Broker>,
     devices: BTreeMap<DeviceId, InterfaceRef<Device>>,
     clients: BTreeMap<ClientId, InterfaceRef<Client>>,
+    jobs: BTreeMap<u64, InterfaceRef<Job>>,
 }
 
 impl Served {
@@ -41,13 +43,16 @@ impl Served {
             broker.neutral = state.neutral;
             broker.inhibitors = inhibit::rows(&state.inhibitors);
         }
-        let (devices, clients) = (BTreeMap::new(), BTreeMap::new());
-        let mut served = Self { connection, asks: asks.clone(), broker, devices, clients };
+        let (devices, clients, jobs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut served = Self { connection, asks: asks.clone(), broker, devices, clients, jobs };
         for view in state.devices.values() {
             served.add_device(view.clone()).await?;
         }
         for view in state.clients.values() {
             served.add_client(view.id, Client(view.clone())).await?;
+        }
+        for view in state.jobs.values() {
+            served.add_job(view.clone()).await?;
         }
         served.tell_lists().await?;
         served.connection.object_server().at(root, ObjectManager).await?;
@@ -108,6 +113,19 @@ impl Served {
                 }
                 self.tell_lists().await
             }
+            BusUpdate::Job(view) => match self.jobs.get(&view.id) {
+                Some(object) => job::replace(object, *view).await,
+                None => {
+                    self.add_job(*view).await?;
+                    self.tell_lists().await
+                }
+            },
+            BusUpdate::JobGone(id) => {
+                if self.jobs.remove(&id).is_some() {
+                    self.remove::<Job>(job_path(id)).await?;
+                }
+                self.tell_lists().await
+            }
             BusUpdate::Reports(reports) => {
                 self.broker.get_mut().await.reports = reports;
                 Broker::reports_changed(self.broker.signal_emitter()).await
@@ -145,6 +163,14 @@ impl Served {
         Ok(())
     }
 
+    async fn add_job(&mut self, view: JobView) -> zbus::Result<()> {
+        let id = view.id;
+        let job = Job::new(view, self.asks.clone());
+        let object = serve(&self.connection, job_path(id), job).await?;
+        self.jobs.insert(id, object);
+        Ok(())
+    }
+
     async fn remove<I: Interface>(&self, path: ObjectPath<'static>) -> zbus::Result<()> {
         self.connection.object_server().remove::<I, _>(path).await.map(drop)
     }
@@ -163,6 +189,7 @@ impl Served {
         broker.clients = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
         broker.devices =
             self.devices.keys().map(|&id| OwnedObjectPath::from(device_path(id))).collect();
+        broker.jobs = self.jobs.keys().map(|&id| OwnedObjectPath::from(job_path(id))).collect();
         replace(&self.broker, broker, broker::changed).await
     }
 }

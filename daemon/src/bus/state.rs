@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use dmashare_proto::{ClientId, DeviceId};
 
-use crate::view::{BusUpdate, ClientView, DeviceView, InhibitorView};
+use crate::view::{BusUpdate, ClientView, DeviceView, InhibitorView, JobView};
 
 /// What is to be seen on the bus.
 pub(super) struct State {
     pub(super) devices: BTreeMap<DeviceId, DeviceView>,
     pub(super) clients: BTreeMap<ClientId, ClientView>,
+    pub(super) jobs: BTreeMap<u64, JobView>,
     pub(super) reports: String,
     /// Neutral buffers, and their bytes.
     pub(super) neutral: (u32, u64),
@@ -21,6 +22,7 @@ impl Default for State {
         Self {
             devices: BTreeMap::new(),
             clients: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             reports: "[]".to_owned(),
             neutral: (0, 0),
             inhibitors: Vec::new(),
@@ -43,6 +45,12 @@ impl State {
             }
             BusUpdate::ClientGone(id) => {
                 self.clients.remove(id);
+            }
+            BusUpdate::Job(view) => {
+                self.jobs.insert(view.id, (**view).clone());
+            }
+            BusUpdate::JobGone(id) => {
+                self.jobs.remove(id);
             }
             BusUpdate::Reports(reports) => self.reports.clone_from(reports),
             BusUpdate::Neutral { buffers, bytes } => self.neutral = (*buffers, *bytes),

@@ -128,6 +128,7 @@ impl Task {
             asks: self.asks.clone(),
             clients: 0,
             devices: Vec::new(),
+            jobs: Vec::new(),
             reports: String::new(),
             neutral: (0, 0),
             inhibitors: Vec::new(),

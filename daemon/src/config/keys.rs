@@ -59,6 +59,13 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
         })],
     ),
     (
+        "eject",
+        &[
+            ("delay_ms", |to, v| value::millis(v, 0, 600_000).map(|time| to.eject.delay = time)),
+            ("helpers", |to, v| value::path(v).map(|path| to.eject.helpers = path)),
+        ],
+    ),
+    (
         "limits",
         &[
             ("clients", |to, v| value::number(v, 1, MANY).map(|n| to.limits.clients = n)),

@@ -26,6 +26,8 @@ pub struct Config {
     pub fence: Fence,
     /// `neutral.heap`: what neutral buffers are made from.
     pub heap: Heap,
+    /// `[eject]`
+    pub eject: Eject,
     /// `[limits]`
     pub limits: Limits,
     /// `[log]`
@@ -113,6 +115,15 @@ impl Heap {
     }
 }
 
+/// How ejects go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eject {
+    /// How long delay inhibitors hold one up at most.
+    pub delay: Duration,
+    /// Where the helpers' sockets are.
+    pub helpers: PathBuf,
+}
+
 /// What clients may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -173,6 +184,7 @@ impl Default for Config {
             broker: Broker::default(),
             fence: Fence::default(),
             heap: Heap::Auto,
+            eject: Eject::default(),
             limits: Limits::default(),
             log: Log::default(),
             liveness: Duration::from_secs(1),
@@ -200,6 +212,12 @@ impl Default for Fence {
             deadline: Duration::from_secs(10),
             max_deadline: Duration::from_secs(60),
         }
+    }
+}
+
+impl Default for Eject {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(5), helpers: "/run/dmashare/helpers".into() }
     }
 }
 

@@ -113,7 +113,7 @@ fn mistakes_are_told_with_file_line_and_key() {
         ),
         (
             "[brokr]\n",
-            "1: brokr: no such section; there is broker, fence, neutral, limits, devices, log, device",
+            "1: brokr: no such section; there is broker, fence, neutral, eject, limits, devices, log, device",
         ),
         ("\nbroker = 3\n", "2: broker: is to be a section, [broker]"),
         ("[broker]\nsocket = 3\n", "2: broker.socket: is to be a string, not an integer"),

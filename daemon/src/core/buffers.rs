@@ -65,6 +65,7 @@ impl<H: Handles> Broker<H> {
         let device = self.device_of(node)?;
         self.may_have_one_more(client)?;
         let at = self.at(device)?;
+        self.takes_new(device)?;
         layout::check(&layout, &planes.iter().map(|plane| plane.size).collect::<Vec<_>>())?;
         let known = &self.devices[&device];
         for (i, plane) in planes.iter().enumerate() {
@@ -118,6 +119,9 @@ impl<H: Handles> Broker<H> {
         };
         let device = buffer.device;
         let at = device.map(|device| self.at(device)).transpose()?;
+        if let Some(device) = device {
+            self.takes_new(device)?;
+        }
         let reference = match device {
             Some(device) => Some(
                 Gate::acquire(&self.devices[&device].gate, Kind::Import)

@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use dmashare_proto::message::{Cause, DeviceAt, DeviceInfo, Event, RemovalRequested};
+use dmashare_proto::holders::{LookFor, Node};
+use dmashare_proto::message::{Cause, DeviceAt, DeviceInfo, Event, GuardKind, RemovalRequested};
 use dmashare_proto::report::Step;
 use dmashare_proto::state_page::{DeviceState, SLOTS, Word};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
-use super::{Broker, Effect, Effects, Handles};
-use crate::devices::{DeviceDesc, NodeId};
+use super::{Broker, Effect, Effects, Handles, Standing};
+use crate::devices::{DeviceDesc, NodeDesc, NodeId};
 use crate::gate::Gate;
+use crate::view::Counts;
 
 /// A device in the tables, from its arrival until it is *Gone*.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub(super) struct Device {
     pub generation: u32,
     /// Set when the loss was handled here; the gate is closed before.
     pub lost: Option<Cause>,
+    /// It is about to be ejected.
+    pub draining: bool,
     /// What its driver last named as recovery from a hang; empty until then.
     pub wedged: String,
     pub buffers: HashSet<ObjectId>,
@@ -36,7 +40,11 @@ pub(super) struct Device {
 
 impl Device {
     pub fn state(&self) -> DeviceState {
-        if self.gate.is_lost() { DeviceState::Lost } else { DeviceState::Present }
+        match (self.gate.is_lost(), self.draining) {
+            (true, _) => DeviceState::Lost,
+            (false, true) => DeviceState::Draining,
+            (false, false) => DeviceState::Present,
+        }
     }
 
     fn at(&self, id: DeviceId) -> DeviceAt {
@@ -114,6 +122,7 @@ impl<H: Handles> Broker<H> {
                     slot,
                     generation,
                     lost: None,
+                    draining: false,
                     wedged: String::new(),
                     buffers: HashSet::new(),
                     imports: HashSet::new(),
@@ -154,7 +163,8 @@ impl<H: Handles> Broker<H> {
 
     /// Somebody wants a device that is still there to be let go of (a synthetic `remove`).
     pub fn removal_requested(&mut self, device: DeviceId, why: String, out: &mut Effects<H>) {
-        if self.devices.get(&device).is_none_or(|device| device.lost.is_some()) {
+        // An eject has said so already, and speaks to those who follow udev by this very event.
+        if self.devices.get(&device).is_none_or(|it| it.lost.is_some() || it.draining) {
             return;
         }
         self.broadcast(
@@ -162,6 +172,88 @@ impl<H: Handles> Broker<H> {
             out,
         );
         out.push(Effect::TellRemovalRequested(device, why));
+    }
+
+    /// An eject begins: clients are asked to let go, and nothing new is made of the device. All that is
+    /// there goes on.
+    pub fn drain(&mut self, id: DeviceId, why: String, out: &mut Effects<H>) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if device.lost.is_some() || std::mem::replace(&mut device.draining, true) {
+            return;
+        }
+        self.dirty_devices.insert(id);
+        out.push(Effect::Stand(id, Standing::Draining));
+        self.broadcast(
+            &Event::RemovalRequested(RemovalRequested { device: id, why: why.clone() }),
+            out,
+        );
+        out.push(Effect::TellRemovalRequested(id, why));
+    }
+
+    /// The eject does not take place: the device is *Present*, as before.
+    pub fn undrain(&mut self, id: DeviceId, out: &mut Effects<H>) {
+        let Some(device) = self.devices.get_mut(&id) else { return };
+        if device.lost.is_some() || !std::mem::replace(&mut device.draining, false) {
+            return;
+        }
+        self.dirty_devices.insert(id);
+        out.push(Effect::Stand(id, Standing::Present));
+    }
+
+    /// Refuses what would be new on a device that is about to be ejected.
+    pub(super) fn takes_new(&self, id: DeviceId) -> Result<(), WireError> {
+        if self.devices.get(&id).is_none_or(|device| device.lost.is_some() || !device.draining) {
+            return Ok(());
+        }
+        let text = format!(
+            "device {id} is about to be ejected, and nothing new is made of it; what is there goes on. \
+             Use another device, or try again if it stays"
+        );
+        Err(WireError::new(ErrorCode::DRAINING, text).about(id.0))
+    }
+
+    /// What a look at a device's holders needs to know; `None` once it is lost.
+    #[must_use]
+    pub fn look_for(&self, id: DeviceId) -> Option<LookFor> {
+        let device = self.devices.get(&id).filter(|device| device.lost.is_none())?;
+        let planes = device.buffers.iter().filter_map(|buffer| self.buffers.get(buffer));
+        let mut buffers: Vec<u64> =
+            planes.flat_map(|buffer| buffer.planes.iter().map(|plane| plane.inode)).collect();
+        buffers.sort_unstable();
+        buffers.dedup();
+        let node = |node: &NodeDesc| Node {
+            path: node.devname.clone(),
+            major: node.id.0,
+            minor: node.id.1,
+        };
+        Some(LookFor {
+            pci: device.desc.pci.clone(),
+            driver: device.desc.driver.clone(),
+            nodes: device.desc.nodes.iter().map(node).collect(),
+            buffers,
+            blocks_while_open: false,
+            simulated: self.backend == GuardKind::Simulated,
+        })
+    }
+
+    /// What a device is, while it is there.
+    #[must_use]
+    pub fn device_desc(&self, id: DeviceId) -> Option<&DeviceDesc> {
+        let device = self.devices.get(&id)?;
+        (device.lost.is_none() && device.only_for.is_none()).then_some(&device.desc)
+    }
+
+    /// Devices that are there.
+    pub fn present(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        let there = |device: &Device| device.lost.is_none() && device.only_for.is_none();
+        self.devices.iter().filter(move |(_, device)| there(device)).map(|(&id, _)| id)
+    }
+
+    /// Live objects of a device; `None` once it is lost.
+    #[must_use]
+    pub fn counts_of(&self, id: DeviceId) -> Option<Counts> {
+        let device = self.devices.get(&id).filter(|device| device.lost.is_none())?;
+        Some(device.gate.counts())
     }
 
     /// Devices that may keep timelines, with their nodes: those that stay come first.

@@ -14,6 +14,18 @@ use crate::devices::{DeviceDesc, NodeId};
 use crate::gate::Gate;
 use crate::view::{Counts, DeviceView};
 
+/// How a device stands that is not lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// In use.
+    #[default]
+    Present,
+    /// About to be ejected.
+    Draining,
+    /// The kernel is asked to remove it: its loss is an eject.
+    Ejecting,
+}
+
 /// What stands for kernel objects in the core, which never looks inside.
 pub trait Handles {
     /// A file descriptor, shared by cloning.
@@ -304,6 +316,8 @@ pub enum Effect<H: Handles> {
         /// Its word there.
         word: Word,
     },
+    /// How a device stands that is there: on the state page, and for the cause of its loss.
+    Stand(DeviceId, Standing),
     /// Forget a device that is gone.
     ForgetDevice(DeviceId),
     /// Write a slot of the state page.

@@ -103,6 +103,17 @@ impl<H: Handles> Broker<H> {
         Err(WireError::new(ErrorCode::UNKNOWN_DEVICE, text).about(device.0))
     }
 
+    /// Those that hold up ejects of a device.
+    #[must_use]
+    pub fn inhibitors_of(&self, device: DeviceId) -> Vec<InhibitorView> {
+        if self.inhibitors.is_empty() {
+            return Vec::new();
+        }
+        let mut views = self.inhibitor_views();
+        views.retain(|held| held.device.is_none_or(|of| of == device));
+        views
+    }
+
     /// All that are held, in the order in which they were taken.
     #[must_use]
     pub fn inhibitor_views(&self) -> Vec<InhibitorView> {

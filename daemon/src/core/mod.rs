@@ -37,6 +37,7 @@ pub use causes::Ended;
 pub use client::Credentials;
 pub use effect::{
     Checked, CheckedFence, CheckedPlane, CheckedTimeline, Effect, FencePlan, Handles, Outgoing,
+    Standing,
 };
 pub use fences::ended;
 pub use ids::IdSource;

@@ -324,6 +324,7 @@ impl<H: Handles> Broker<H> {
             slot: from.slot,
             generation: from.generation,
             lost: Some(Cause::Rehearsed),
+            draining: false,
             buffers: HashSet::new(),
             imports: moved,
             fences: HashSet::new(),

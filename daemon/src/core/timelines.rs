@@ -75,6 +75,7 @@ impl<H: Handles> Broker<H> {
     ) -> Result<GuardKind, WireError> {
         let device = self.device_of(node)?;
         self.at(device)?;
+        self.takes_new(device)?;
         self.may_have_one_more(client)?;
         match (policy, self.devices[&device].desc.removable) {
             (Policy::Pass, true) => Err(WireError::new(

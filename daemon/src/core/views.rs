@@ -107,6 +107,12 @@ impl<H: Handles> Broker<H> {
         })
     }
 
+    /// All clients as the bus shows them.
+    #[must_use]
+    pub fn client_views(&self) -> Vec<ClientView> {
+        self.clients.keys().filter_map(|&id| self.client_view(id)).collect()
+    }
+
     /// The kept reports, oldest first.
     pub fn reports(&self) -> impl Iterator<Item = &UnplugReport> {
         self.reports.iter()

@@ -146,6 +146,7 @@ impl Engine {
         match command {
             Command::AddDevice(id, watched) => self.add_device(id, watched),
             Command::ForgetDevice(id) => self.devices.forget(id),
+            Command::Stand(id, standing) => self.stand(id, standing),
             Command::Watch { fence, device, source, ender, deadline_ns, point } => {
                 self.watch(fence, Pending { device, source, ender, deadline_ns, point });
             }

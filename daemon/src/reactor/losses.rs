@@ -12,7 +12,7 @@ use super::engine::{Engine, end_guard};
 use super::fences::{Pending, forget_source};
 use super::removals::{Known, Meaning, Said};
 use crate::clock::{monotonic_ns, wall_clock_s};
-use crate::core::{Sweep, Wedge};
+use crate::core::{Standing, Sweep, Wedge};
 use crate::guard::Ender;
 
 impl Engine {
@@ -152,6 +152,22 @@ impl Engine {
         }
     }
 
+    /// The word of a device that is there is written on this thread alone, so that none is ever put in the
+    /// place of *Lost*.
+    pub(super) fn stand(&mut self, id: DeviceId, standing: Standing) {
+        let Some(known) = self.devices.known.get_mut(&id) else { return };
+        if known.lost.is_some() {
+            return;
+        }
+        known.standing = standing;
+        let state = match standing {
+            Standing::Present => DeviceState::Present,
+            Standing::Draining | Standing::Ejecting => DeviceState::Draining,
+        };
+        let word = Word::new(known.watched.word.generation(), state);
+        self.state_page.publish(known.watched.slot, id, word);
+    }
+
     /// Steps 1 and 2 of the unplug. The first caller wins.
     pub(super) fn lose(&mut self, id: DeviceId, cause: Cause, uevent_ns: u64) {
         let Some(known) = self.devices.known.get_mut(&id) else { return };
@@ -161,6 +177,10 @@ impl Engine {
         if known.lost.is_some() || !known.watched.gate.lose() {
             return;
         }
+        let cause = match (cause, known.standing) {
+            (Cause::Unplugged, Standing::Ejecting) => Cause::Ejected,
+            (cause, _) => cause,
+        };
         known.lost = Some(cause);
         let word = Word::new(known.watched.word.generation(), DeviceState::Lost);
         self.state_page.publish(known.watched.slot, id, word);

@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::bus::CauseRequest;
-use crate::core::{Sweep, Wedge};
+use crate::core::{Standing, Sweep, Wedge};
 use crate::devices::DeviceDesc;
 use crate::gate::Gate;
 use crate::guard::{Ender, GuardBackend};
@@ -115,6 +115,8 @@ pub enum Command {
     /// Answer with [`Notice::CauseAsked`] of the same, behind all that has ended so far; the request's
     /// object can be a handle on this one.
     AskCause(CauseRequest, ObjectId),
+    /// How a device stands from here on.
+    Stand(DeviceId, Standing),
     /// Lose a device that is there, as if it were pulled.
     Rehearse(DeviceId),
     /// End these as if their device were lost, for one client.

@@ -8,7 +8,7 @@ use dmashare_uapi::uevent::Uevent;
 use dmashare_uapi::wedged::Wedged;
 
 use super::Watched;
-use crate::core::Wedge;
+use crate::core::{Standing, Wedge};
 
 /// Lost devices whose parent's removal is still of interest.
 const PARENTS: usize = 16;
@@ -17,6 +17,7 @@ const PARENTS: usize = 16;
 pub(super) struct Known {
     pub watched: Watched,
     pub lost: Option<Cause>,
+    pub standing: Standing,
     /// It was pulled after its loss was rehearsed, before it came back as another one.
     pub removed: bool,
 }
@@ -76,8 +77,9 @@ impl Devices {
             self.parents.pop_front();
         }
         self.parents.push_back((watched.desc.parent_devpath.clone(), id));
-        let lost = self.known.get(&id).and_then(|known| known.lost);
-        self.known.insert(id, Known { watched, lost, removed: false });
+        let before = self.known.get(&id).map(|known| (known.lost, known.standing));
+        let (lost, standing) = before.unwrap_or_default();
+        self.known.insert(id, Known { watched, lost, standing, removed: false });
         removed
     }
 

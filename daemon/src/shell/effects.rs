@@ -113,6 +113,7 @@ impl Shell {
                 // Who sees the object go finds the whole story in the reports.
                 self.flush_to_bus();
             }
+            Effect::Stand(device, standing) => self.reactor.send(Command::Stand(device, standing)),
             Effect::Publish { slot, device, word } => self.state_page.publish(slot, device, word),
             Effect::ScanImplicit(device, buffers) => self.scan_implicit(device, buffers),
             Effect::Close(fds) => drop(fds),

@@ -30,6 +30,7 @@ mod arrivals;
 mod connection;
 mod discard;
 mod effects;
+mod eject;
 mod id_file;
 mod inhibit;
 mod intake;
@@ -79,6 +80,7 @@ pub struct Shell {
     late: UnboundedSender<overdue::Late>,
     /// Neutral buffers to be made, for the task that makes them.
     allocations: UnboundedSender<Allocation>,
+    ejects: eject::Ejects,
     socket: PathBuf,
 }
 
@@ -98,6 +100,7 @@ impl Shell {
         if self.broker.has_updates() {
             self.bus_dirty.notify_one();
         }
+        self.settle_ejects();
         result
     }
 

@@ -13,7 +13,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use super::{
-    Shared, Shell, allocations, arrivals, id_file, inhibit, listener, overdue, rehearse, tasks,
+    Shared, Shell, allocations, arrivals, eject, id_file, inhibit, listener, overdue, rehearse,
+    tasks,
 };
 use crate::bus::{self, BusAddress, BusFacts};
 use crate::config::Config;
@@ -22,6 +23,7 @@ use crate::devices::DeviceSource;
 use crate::devices::udev_source::UdevSource;
 use crate::guard::{self, GuardBackend, Probe};
 use crate::heap::Heaps;
+use crate::helpers::Helpers;
 use crate::kernel::Machine;
 use crate::reactor::{Lookout, Reactor, Uevents};
 use crate::state_page::StatePage;
@@ -150,8 +152,19 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     let (questions_to, questions) = mpsc::unbounded_channel();
     let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
     let (inhibits_to, inhibits) = mpsc::unbounded_channel();
+    let (ejects_to, eject_requests) = mpsc::unbounded_channel();
     let (late_to, late) = mpsc::unbounded_channel();
     let (allocations_to, allocations) = mpsc::unbounded_channel();
+    let helpers =
+        Helpers { sockets: config.eject.helpers.clone(), simulate: options.simulate.clone() };
+    let note = eject::note(state_dir);
+    eject::take_back(helpers.clone(), &note).await;
+    let ejects = eject::Ejects::new(
+        helpers,
+        config.eject.delay,
+        |driver| driver.starts_with("nvidia"),
+        note,
+    );
     let (bus_dirty, deadline_changed) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
     let shell: Shared = Rc::new(RefCell::new(Shell {
         broker,
@@ -170,6 +183,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         deadline_changed: Rc::clone(&deadline_changed),
         late: late_to,
         allocations: allocations_to,
+        ejects,
         socket: config.broker.socket.clone(),
     }));
     match source.coldplug() {
@@ -191,7 +205,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         heap: heaps.name().to_owned(),
         probe_json: serde_json::to_string(&probe)?,
     };
-    let asks = bus::Asks::new(connects_to, questions_to, rehearsals_to, inhibits_to);
+    let asks = bus::Asks::new(connects_to, questions_to, rehearsals_to, inhibits_to, ejects_to);
     let bus = bus::start(options.bus, bus_updates, asks, facts);
 
     let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -215,6 +229,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = tasks::take_cause_questions(Rc::clone(&shell), questions) => {}
         () = rehearse::run(Rc::clone(&shell), rehearsals) => {}
         () = inhibit::take(Rc::clone(&shell), inhibits) => {}
+        () = eject::take(Rc::clone(&shell), eject_requests) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
         () = allocations::make(Rc::clone(&shell), Arc::new(heaps), allocations) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::view::JobView;
 
 const XML: &str = include_str!("../../../dbus/org.dmashare.Broker1.xml");
 
@@ -75,17 +76,18 @@ async fn the_checked_in_xml_is_what_is_served() {
     let mut signals = stage.signals().await;
     stage.face.tell(BusUpdate::Device(device(1)));
     stage.face.tell(BusUpdate::Client(client(2)));
-    for _ in 0..4 {
+    stage.face.tell(BusUpdate::Job(Box::new(JobView { id: 3, ..JobView::default() })));
+    for _ in 0..6 {
         signals.next().await;
     }
     let mut served = Interfaces::new();
-    for path in ["", "/device/d1", "/client/c2"] {
+    for path in ["", "/device/d1", "/client/c2", "/job/j3"] {
         let path = format!("{ROOT}{path}");
         let object = zbus::Proxy::new(&stage.client, NAME, path, NAME).await.unwrap();
         served.extend(interfaces(&within(object.introspect()).await.unwrap()));
     }
     let written = interfaces(XML);
-    assert_eq!(written.len(), 3);
+    assert_eq!(written.len(), 4);
     for (name, members) in &written {
         assert_eq!(served.get(name), Some(members), "{name}");
     }

@@ -17,6 +17,7 @@ use crate::view::{ClientView, Counts, DeviceView};
 
 mod causes;
 mod connect;
+mod eject;
 mod inhibit;
 mod introspection;
 mod objects;
@@ -95,6 +96,7 @@ struct Face {
     causes: mpsc::UnboundedReceiver<CauseRequest>,
     rehearsals: mpsc::UnboundedReceiver<RehearseRequest>,
     inhibits: mpsc::UnboundedReceiver<InhibitRequest>,
+    ejects: mpsc::UnboundedReceiver<EjectRequest>,
 }
 
 impl Face {
@@ -104,15 +106,16 @@ impl Face {
         let (causes_to, causes) = mpsc::unbounded_channel();
         let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
         let (inhibits_to, inhibits) = mpsc::unbounded_channel();
+        let (ejects_to, ejects) = mpsc::unbounded_channel();
         let facts = BusFacts {
             version: "1.2.3".to_owned(),
             backend: "simulated".to_owned(),
             heap: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
         };
-        let asks = Asks::new(connects_to, causes_to, rehearsals_to, inhibits_to);
+        let asks = Asks::new(connects_to, causes_to, rehearsals_to, inhibits_to, ejects_to);
         let bus = start(address(dir), updates_from, asks, facts);
-        Self { bus, updates, connects, causes, rehearsals, inhibits }
+        Self { bus, updates, connects, causes, rehearsals, inhibits, ejects }
     }
 
     fn tell(&self, update: BusUpdate) {
