@@ -12,10 +12,12 @@ use zbus::zvariant::OwnedObjectPath;
 use zbus::{Message, message::Type};
 
 mod device;
+mod job;
 mod properties;
 
 pub use device::Device;
 use device::{Properties, take};
+pub use job::{Job, Refusal};
 
 /// The broker's name.
 pub const NAME: &str = "org.dmashare.Broker1";

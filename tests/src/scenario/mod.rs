@@ -17,6 +17,7 @@ mod bus_client;
 mod cause;
 mod coldplug;
 mod deadlines;
+mod eject;
 mod event_loops;
 mod fence;
 mod frozen;
@@ -120,6 +121,9 @@ const ALL: &[Backend] = &[Backend::Simulated, Backend::SwSync, Backend::Vgem, Ba
 /// Where guards have no part: simulated, and on one real kernel.
 const ONCE: &[Backend] = &[Backend::Simulated, Backend::SwSync];
 
+/// Delay locks hold ejects up for no longer than that.
+const BRIEF: &str = "[eject]\ndelay_ms = 1500\n";
+
 const REAL: &[Backend] = &[Backend::SwSync, Backend::Vgem];
 
 impl Scenario {
@@ -154,6 +158,18 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("fence-times-out", fence::times_out),
     Scenario::new("unplug-waiter", unplug_waiter::run),
     Scenario::new("event-loops", event_loops::run),
+    Scenario::new("eject/free", eject::free),
+    Scenario::new("eject/client", eject::client),
+    Scenario {
+        backends: ONCE,
+        config: BRIEF,
+        ..Scenario::new("eject/inhibitors", eject::inhibitors)
+    },
+    Scenario { backends: ONCE, ..Scenario::new("eject/cancel", eject::cancel) },
+    Scenario { backends: ONCE, ..Scenario::new("eject/race", eject::race) },
+    Scenario { backends: ONCE, bound: SLOW, ..Scenario::new("eject/restart", eject::restart) },
+    Scenario { backends: ONCE, ..Scenario::new("eject/bad", eject::bad) },
+    Scenario { backends: SIMULATED, ..Scenario::new("eject/stuck", eject::stuck) },
     Scenario { backends: REAL, ..Scenario::new("frozen-screen", frozen::screen) },
     Scenario { backends: REAL, ..Scenario::new("frozen-removal", frozen::removal) },
     Scenario::new("unplug-reader", unplug_reader::run),
