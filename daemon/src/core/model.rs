@@ -1,7 +1,7 @@
 //! The core under random operations, with its invariants checked after every one.
 
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::devices::{DeviceDesc, NodeDesc};
 use crate::gate::Gate;
+use crate::view::Counts;
 
 mod neutral;
 mod rehearsals;
@@ -82,6 +83,8 @@ enum Op {
     Inhibit(usize, usize, u8),
     /// A program on the bus takes an inhibitor, or closes one.
     InhibitByBus(usize, u8),
+    /// An eject of a device begins, or is given up.
+    Drain(usize, bool),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -120,6 +123,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (n.clone(), n.clone(), any::<bool>()).prop_map(|(a, b, c)| Op::Declare(a, b, c)),
         2 => (n.clone(), n.clone(), 0..4_u8).prop_map(|(a, b, c)| Op::Inhibit(a, b, c)),
         1 => (n.clone(), 0..4_u8).prop_map(|(a, b)| Op::InhibitByBus(a, b)),
+        1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Op::Drain(a, b)),
     ]
 }
 
@@ -158,6 +162,8 @@ struct Model {
     allocations: Vec<Allocation>,
     /// Held by programs on the bus.
     held: Vec<ObjectId>,
+    /// What devices have that are about to be ejected.
+    draining: BTreeMap<DeviceId, Counts>,
 }
 
 impl Model {
@@ -205,6 +211,7 @@ impl Model {
             asked_to_wait: HashSet::new(),
             allocations: Vec::new(),
             held: Vec::new(),
+            draining: BTreeMap::new(),
         }
     }
 
@@ -284,6 +291,15 @@ impl Model {
                         Outgoing::Event(_) => {}
                     }
                     sent.push((client, message));
+                }
+                Effect::Stand(device, standing) => {
+                    let drains = standing == Standing::Draining;
+                    assert_ne!(self.draining.contains_key(&device), drains, "said again");
+                    if drains {
+                        self.draining.insert(device, self.gates[&device].counts());
+                    } else {
+                        self.draining.remove(&device);
+                    }
                 }
                 Effect::AddDevice { device, gate, .. } => {
                     if !self.gates.contains_key(&device) {
@@ -952,6 +968,17 @@ impl Model {
             Op::Declare(n, m, survives) => self.declare(n, m, survives),
             Op::Inhibit(n, m, how) => self.inhibit(n, m, how),
             Op::InhibitByBus(n, how) => self.inhibit_by_bus(n, how),
+            Op::Drain(n, begins) => {
+                let devices: Vec<_> =
+                    self.gates.keys().copied().collect::<BTreeSet<_>>().into_iter().collect();
+                let Some(device) = Self::pick(&devices, n) else { return };
+                let mut out = Vec::new();
+                match begins {
+                    true => self.broker.drain(device, "an eject".to_owned(), &mut out),
+                    false => self.broker.undrain(device, &mut out),
+                }
+                self.carry_out(out);
+            }
             Op::Tick(by) => {
                 self.now_ns += by;
                 let mut out = Vec::new();
@@ -1000,8 +1027,23 @@ impl Model {
         assert!(self.broker.causes.len() <= 4096, "I8: causes");
     }
 
+    /// What is about to be ejected gets nothing new; its fences run on.
+    fn check_draining(&mut self) {
+        self.draining.retain(|device, had| {
+            let Some(gate) = self.gates.get(device) else { return false };
+            let has = gate.counts();
+            let more = has.buffers > had.buffers
+                || has.imports > had.imports
+                || has.timelines > had.timelines;
+            assert!(!more, "something new is made of {device}, which drains");
+            *had = has;
+            true
+        });
+    }
+
     fn check(&mut self) {
         self.check_causes();
+        self.check_draining();
         self.check_neutral();
         // Who has left is not answered.
         let clients = &self.broker.clients;
