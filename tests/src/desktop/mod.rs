@@ -69,6 +69,14 @@ impl Desktop {
     /// # Errors
     /// The other root is not there; the compositor does not come up: its log is in the error.
     pub fn start(kind: Kind, card: &Card) -> Result<Self> {
+        Self::start_also_on(kind, card, None)
+    }
+
+    /// The same, and it opens another card too, as for further screens.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_also_on(kind: Kind, card: &Card, also: Option<&Card>) -> Result<Self> {
         prepare()?;
         for old in [SEAT, RUNTIME] {
             let path = Path::new(old);
@@ -82,7 +90,13 @@ impl Desktop {
         fs::set_permissions(RUNTIME, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let mut seatd = spawn(command("/usr/sbin/seatd").args(["-l", "info"]), "seatd")?;
         appears(Path::new(SEAT), &mut seatd, "seatd")?;
-        let node = card.primary();
+        let nodes: Vec<&Path> =
+            [Some(card), also].into_iter().flatten().map(Card::primary).collect();
+        let names: Vec<String> = nodes
+            .iter()
+            .map(|node| node.file_name().unwrap_or_default().to_string_lossy().into_owned())
+            .collect();
+        let paths: Vec<String> = nodes.iter().map(|node| node.display().to_string()).collect();
         let mut start = command(kind.program());
         match kind {
             Kind::Sway => {
@@ -94,16 +108,18 @@ impl Desktop {
                     .env("WLR_RENDERER", "gles2")
                     .env("WLR_RENDERER_ALLOW_SOFTWARE", "1")
                     .env("WLR_LIBINPUT_NO_DEVICES", "1")
-                    .env("WLR_DRM_DEVICES", node);
+                    .env("WLR_DRM_DEVICES", paths.join(":"));
             }
             Kind::Weston => {
-                let name = node.file_name().context("a node without a name")?;
                 start
                     .args(["--backend=drm", "--renderer=gl", "--shell=kiosk", "--idle-time=0"])
                     // So that its own tool may take pictures.
                     .args(["--debug", "--continue-without-input"])
                     .arg(format!("--socket={DISPLAY}"))
-                    .arg(format!("--drm-device={}", name.display()));
+                    .arg(format!("--drm-device={}", names[0]));
+                if let Some(also) = names.get(1) {
+                    start.arg(format!("--additional-devices={also}"));
+                }
             }
         }
         let mut compositor = spawn(&mut start, kind.name())?;

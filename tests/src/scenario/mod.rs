@@ -124,6 +124,9 @@ const ONCE: &[Backend] = &[Backend::Simulated, Backend::SwSync];
 /// Delay locks hold ejects up for no longer than that.
 const BRIEF: &str = "[eject]\ndelay_ms = 1500\n";
 
+/// On one real kernel.
+const SW_SYNC: &[Backend] = &[Backend::SwSync];
+
 const REAL: &[Backend] = &[Backend::SwSync, Backend::Vgem];
 
 impl Scenario {
@@ -170,6 +173,14 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: ONCE, bound: SLOW, ..Scenario::new("eject/restart", eject::restart) },
     Scenario { backends: ONCE, ..Scenario::new("eject/bad", eject::bad) },
     Scenario { backends: SIMULATED, ..Scenario::new("eject/stuck", eject::stuck) },
+    Scenario { backends: SW_SYNC, ..Scenario::new("eject/sibling", eject::real::sibling) },
+    Scenario { backends: REAL, ..Scenario::new("eject/blocked", eject::real::blocked) },
+    Scenario { backends: SW_SYNC, bound: SLOW, ..Scenario::new("eject/sway", eject::real::sway) },
+    Scenario {
+        backends: SW_SYNC,
+        bound: SLOW,
+        ..Scenario::new("eject/weston", eject::real::weston)
+    },
     Scenario { backends: REAL, ..Scenario::new("frozen-screen", frozen::screen) },
     Scenario { backends: REAL, ..Scenario::new("frozen-removal", frozen::removal) },
     Scenario::new("unplug-reader", unplug_reader::run),

@@ -6,6 +6,7 @@
 //! 0000:01:00.0    switch, up      what QMP's device_del pulls: QEMU does not let the card itself go
 //! 0000:02:00.0      switch, down
 //! 0000:03:00.0        virtio-gpu  the "eGPU"
+//! 0000:03:00.1        intel-hda   its sound
 //! ```
 
 use std::fs;
@@ -125,7 +126,12 @@ fn arguments(setup: &Setup<'_>, console: &Path, qmp: i32, agent: i32) -> Vec<Str
         "-device",
         "xio3130-downstream,id=egpu-down,bus=egpu-switch,addr=0x0,chassis=2,slot=2".into(),
     );
-    add("-device", "virtio-gpu-pci,id=egpu,bus=egpu-down,xres=1280,yres=800".into());
+    // As real cards, with a function for sound beside the GPU.
+    add("-device", "intel-hda,id=egpu-audio,bus=egpu-down,addr=0x0.0x1".into());
+    add(
+        "-device",
+        "virtio-gpu-pci,id=egpu,bus=egpu-down,addr=0x0,multifunction=on,xres=1280,yres=800".into(),
+    );
 
     add("-kernel", escaped(&setup.image.kernel()));
     add("-initrd", escaped(&setup.image.initrd()));

@@ -1,5 +1,7 @@
 //! Ejects, over the bus: who is in the way, who is not, and what is left when one does not take place.
 
+pub(super) mod real;
+
 use std::fs::File;
 use std::os::fd::AsFd;
 
