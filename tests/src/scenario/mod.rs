@@ -32,6 +32,7 @@ mod masked;
 mod merged;
 mod neutral;
 mod pair;
+mod polkit;
 mod race;
 mod reconnect;
 mod rehearse;
@@ -175,6 +176,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: SIMULATED, ..Scenario::new("eject/stuck", eject::stuck) },
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/sibling", eject::real::sibling) },
     Scenario { backends: REAL, ..Scenario::new("eject/blocked", eject::real::blocked) },
+    Scenario { backends: SW_SYNC, ..Scenario::new("eject/polkit", eject::polkit::run) },
     Scenario { backends: SW_SYNC, bound: SLOW, ..Scenario::new("eject/sway", eject::real::sway) },
     Scenario {
         backends: SW_SYNC,

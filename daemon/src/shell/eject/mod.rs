@@ -389,8 +389,9 @@ fn keep_only_of(uid: Option<u32>, mut holders: Holders) -> Holders {
     holders.processes.retain(|holder| holder.uid == uid);
     let hidden = before - holders.processes.len();
     if hidden > 0 {
+        let processes = if hidden == 1 { "process" } else { "processes" };
         let text = format!(
-            "{hidden} processes of other users hold it too; polkit does not let you see them \
+            "{hidden} {processes} of other users hold it too; polkit does not let you see more \
              (org.dmashare.holders)"
         );
         holders.others.push(Other { kind: "unseen".to_owned(), text, active: false });

@@ -1,5 +1,6 @@
 //! Ejects, over the bus: who is in the way, who is not, and what is left when one does not take place.
 
+pub(super) mod polkit;
 pub(super) mod real;
 
 use std::fs::File;
