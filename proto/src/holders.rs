@@ -218,7 +218,7 @@ pub struct DrmClient {
 /// What is held without a process, or cannot be seen, in words for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Other {
-    /// `fbcon`, `module`, `vfio`, `in-flight`, `unseen`.
+    /// `fbcon`, `module`, `vfio`, `in-flight`, `store` (process 1's, for services), `unseen`.
     pub kind: String,
     /// A sentence.
     pub text: String,

@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use libc::{_IOWR, Ioctl, c_char, c_int};
+use libc::{_IOW, _IOWR, Ioctl, c_char, c_int};
 
 pub use crate::dumb::DumbBuffer;
-use crate::ioctl::{Retry, check_abi, read_write};
+use crate::ioctl::{Retry, check_abi, read_write, write_only};
 use crate::stat;
 
 /// The major number of DRM's character devices.
@@ -37,13 +37,19 @@ struct GetCapArg {
     value: u64,
 }
 
+#[repr(C)]
+struct AuthArg {
+    magic: u32,
+}
+
 const VERSION: Ioctl = _IOWR::<VersionArg>(b'd' as u32, 0x00);
 const GET_CAP: Ioctl = _IOWR::<GetCapArg>(b'd' as u32, 0x0c);
+const AUTH_MAGIC: Ioctl = _IOW::<AuthArg>(b'd' as u32, 0x11);
 
 #[cfg(target_pointer_width = "64")]
 check_abi! {
-    sizes { VersionArg: 64, GetCapArg: 16 }
-    numbers { VERSION: 0xc040_6400, GET_CAP: 0xc010_640c }
+    sizes { VersionArg: 64, GetCapArg: 16, AuthArg: 4 }
+    numbers { VERSION: 0xc040_6400, GET_CAP: 0xc010_640c, AUTH_MAGIC: 0x4004_6411 }
 }
 
 /// What a node is for.
@@ -166,6 +172,21 @@ pub fn is_unplugged(fd: BorrowedFd<'_>) -> io::Result<bool> {
     match version(fd, &mut []) {
         Ok(_) => Ok(false),
         Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(true),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether the open file behind this descriptor is its card's master at this moment, whoever else has
+/// the file. Asked with a magic number that nobody is given, so nothing is authenticated; but the kernel
+/// takes note of the caller as the file's user, until that makes its next ioctl. ENODEV if the device is
+/// unplugged.
+pub fn is_master(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: AuthArg is the ioctl's structure, which the kernel only reads.
+    match unsafe { write_only(fd, AUTH_MAGIC, Retry::InterruptedOrAgain, &AuthArg { magic: 0 }) } {
+        Ok(()) => Ok(true),
+        // A master is told that the number is not known, all others that they may not ask.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(true),
+        Err(e) if e.raw_os_error() == Some(libc::EACCES) => Ok(false),
         Err(e) => Err(e),
     }
 }

@@ -21,11 +21,19 @@ pub(crate) struct CreateDumbArg {
     pub(crate) size: u64,
 }
 
+#[repr(C)]
+struct MapDumbArg {
+    handle: u32,
+    pad: u32,
+    offset: u64,
+}
+
 const CREATE_DUMB: Ioctl = _IOWR::<CreateDumbArg>(b'd' as u32, 0xb2);
+const MAP_DUMB: Ioctl = _IOWR::<MapDumbArg>(b'd' as u32, 0xb3);
 
 check_abi! {
-    sizes { CreateDumbArg: 32 }
-    numbers { CREATE_DUMB: 0xc020_64b2 }
+    sizes { CreateDumbArg: 32, MapDumbArg: 16 }
+    numbers { CREATE_DUMB: 0xc020_64b2, MAP_DUMB: 0xc010_64b3 }
 }
 
 /// A dumb buffer, whose handle is closed when dropped. What was exported lives on.
@@ -48,6 +56,14 @@ impl<D: AsFd> DumbBuffer<D> {
     /// A new descriptor of the buffer's dma-buf, readable and writable.
     pub fn export(&self) -> io::Result<OwnedFd> {
         gem::export(self.drm.as_fd(), self.handle)
+    }
+
+    /// Where in the DRM file it can be mapped.
+    pub fn map_offset(&self) -> io::Result<u64> {
+        let mut arg = MapDumbArg { handle: self.handle, pad: 0, offset: 0 };
+        // SAFETY: MapDumbArg is the ioctl's structure.
+        unsafe { read_write(self.drm.as_fd(), MAP_DUMB, Retry::InterruptedOrAgain, &mut arg)? };
+        Ok(arg.offset)
     }
 
     /// The GEM handle, valid on this DRM file only.

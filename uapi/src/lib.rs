@@ -10,6 +10,7 @@
 //! | [`uevent`], [`wedged`] | what the kernel says about devices that come and go, and that hang |
 //! | [`mapping`], [`memfd`], [`futex`] | memory that is taken back, or shared for reading |
 //! | [`pidfd`], [`process`] | who is at the other end of a socket, and whether we are still ourselves |
+//! | [`foreign_fd`] | descriptors of another process |
 //! | `sim` (feature `simulate`) | stand-ins for machines without any of these |
 //!
 //! # Conventions
@@ -28,6 +29,7 @@ pub mod dma_heap;
 pub mod drm_node;
 pub mod dumb;
 pub mod fdkind;
+pub mod foreign_fd;
 pub mod futex;
 pub mod gem;
 mod guard_pool;

@@ -1,13 +1,23 @@
-//! Looks who holds a device: a [`dmashare_proto::holders::Look`] on standard input, `Holders` on standard
+//! Looks who holds a device: a line with a [`Look`] on standard input, a line with `Holders` on standard
 //! output.
 
-use std::io;
+use std::io::{self, BufRead, Read, Write};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dmashare_helpers::holders;
+use dmashare_proto::holders::Look;
+
+/// A request that is longer is none: it names every dma-buf of a device, by some twenty bytes each.
+const LONGEST: u64 = 16 << 20;
 
 fn main() -> Result<()> {
-    let look = serde_json::from_reader(io::stdin().lock()).context("the request")?;
+    let mut line = String::new();
+    // Not to its end: whoever asks by a socket waits for the answer.
+    io::stdin().lock().take(LONGEST).read_line(&mut line).context("the request")?;
+    ensure!(line.ends_with('\n') || (line.len() as u64) < LONGEST, "the request is too long");
+    let look: Look = serde_json::from_str(&line).context("the request")?;
     let found = holders::look(&look).context("the look")?;
-    serde_json::to_writer(io::stdout().lock(), &found).context("the answer")
+    let mut answer = serde_json::to_vec(&found).context("the answer")?;
+    answer.push(b'\n');
+    io::stdout().write_all(&answer).context("the answer")
 }

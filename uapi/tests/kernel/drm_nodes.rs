@@ -25,6 +25,11 @@ fn drm_nodes() {
             assert_eq!(node.kind, if primary { NodeKind::Primary } else { NodeKind::Render });
             assert_eq!(node.sysfs_path().unwrap().file_name().unwrap(), name);
             assert!(!drm_node::is_unplugged(fd.as_fd()).unwrap());
+            // The first has it, where nobody had it before.
+            let second = drm_node::open(&path).unwrap();
+            assert!(!drm_node::is_master(second.as_fd()).unwrap());
+            assert!(primary || !drm_node::is_master(fd.as_fd()).unwrap());
+            drop(second);
             let driver = drm_node::driver_name(fd.as_fd()).unwrap();
             assert!(!driver.is_empty() && !driver.contains('\0'));
             println!("{}: {driver}", path.display());
