@@ -8,6 +8,7 @@
 //! | [`sync_file`], [`sw_sync`], [`vgem`], [`syncobj`] | fences, and the three ways to make one |
 //! | [`drm_node`], [`dumb`], [`gem`] | GPUs, as far as the broker needs one |
 //! | [`uevent`], [`wedged`] | what the kernel says about devices that come and go, and that hang |
+//! | [`pci_slot`], [`thunderbolt`] | what goes with a GPU when it is taken out, and what it is plugged into |
 //! | [`mapping`], [`memfd`], [`futex`] | memory that is taken back, or shared for reading |
 //! | [`pidfd`], [`process`] | who is at the other end of a socket, and whether we are still ourselves |
 //! | [`foreign_fd`] | descriptors of another process |
@@ -48,6 +49,7 @@ mod stat;
 pub mod sw_sync;
 pub mod sync_file;
 pub mod syncobj;
+pub mod thunderbolt;
 pub mod udmabuf;
 pub mod uevent;
 pub mod vgem;

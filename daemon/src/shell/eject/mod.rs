@@ -175,7 +175,7 @@ impl Shell {
         if let Some((id, _)) = running.map(|(id, it)| (id, it)).find(|(_, it)| same(it)) {
             return Err(NotDone::Busy(*id));
         }
-        let target = target::of(desc, options.force, &self.ejects)?;
+        let target = target::of(desc, &options, &self.ejects)?;
         options.delay_ns = u64::try_from(self.ejects.delay.as_nanos()).unwrap_or(u64::MAX);
         let id = self.ejects.next;
         self.ejects.next += 1;

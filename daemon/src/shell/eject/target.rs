@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use dmashare_uapi::pci_slot;
+use dmashare_uapi::{pci_slot, thunderbolt};
 
 use super::Ejects;
 use crate::bus::NotDone;
 use crate::devices::DeviceDesc;
-use crate::eject::Target;
+use crate::eject::{Options, Target};
 
 const SYSFS: &str = "/sys";
 
 /// The slot of a device.
-pub(super) fn of(desc: &DeviceDesc, force: u8, ejects: &Ejects) -> Result<Target, NotDone> {
+pub(super) fn of(desc: &DeviceDesc, options: &Options, ejects: &Ejects) -> Result<Target, NotDone> {
     if desc.pci.is_empty() {
         let text = format!("{} is not on a PCI bus: there is nothing to remove it from", desc.name);
         return Err(NotDone::Unsupported(text));
@@ -32,8 +32,11 @@ pub(super) fn of(desc: &DeviceDesc, force: u8, ejects: &Ejects) -> Result<Target
         return Ok(target);
     }
     let sysfs = Path::new(SYSFS);
-    if force < 2
-        && let Some(why) = pci_slot::is_boot_gpu(sysfs, &desc.pci)
+    let unseen = |error: std::io::Error| {
+        NotDone::Failed(format!("the slot of {} cannot be looked at: {error}", desc.name))
+    };
+    if options.force < 2
+        && let Some(why) = pci_slot::is_boot_gpu(sysfs, &desc.pci).map_err(unseen)?
     {
         let text = format!(
             "{} is the GPU that the machine started with ({why}): without it there may be no screen. \
@@ -42,10 +45,18 @@ pub(super) fn of(desc: &DeviceDesc, force: u8, ejects: &Ejects) -> Result<Target
         );
         return Err(NotDone::Refused(text));
     }
-    let functions = pci_slot::functions(sysfs, &desc.pci).map_err(|error| {
-        NotDone::Failed(format!("the slot of {} cannot be looked at: {error}", desc.name))
-    })?;
+    let functions = pci_slot::functions(sysfs, &desc.pci).map_err(unseen)?;
     target.functions = functions.into_iter().map(|function| function.address).collect();
-    target.router = pci_slot::thunderbolt_domain(sysfs, &desc.pci);
+    if options.deauthorize {
+        let router = thunderbolt::router(sysfs, &desc.pci).map_err(unseen)?;
+        let name = router.filter(|router| router.can_deauthorize).map(|router| router.name);
+        target.router = Some(name.ok_or_else(|| {
+            let text = format!(
+                "{} is behind no Thunderbolt device that the kernel can de-authorise; eject it without that",
+                desc.name
+            );
+            NotDone::Unsupported(text)
+        })?);
+    }
     Ok(target)
 }
