@@ -238,7 +238,7 @@ pub(super) fn restart(world: &mut World) -> Result<()> {
     let program = Program::new(world)?;
     let _held = program.share()?;
     let _card = File::open(program.card.primary()).context("the card")?;
-    let options = [LONG, ("nudge", Value::from("always"))];
+    let options = [("timeout-ms", Value::U32(6000)), ("nudge", Value::from("always"))];
     {
         let job = begun(world, program.device, &options)?;
         world.bus().until("a job that has nudged", BOUND, |_| {
@@ -246,15 +246,17 @@ pub(super) fn restart(world: &mut World) -> Result<()> {
         })?;
     }
     world.restart_broker()?;
-    let log = world.log_of_run()?;
-    ensure!(log.contains("an eject was interrupted by a restart"), "nothing was taken back: {log}");
+    let times = |world: &World| -> Result<usize> {
+        Ok(world.log_of_run()?.matches("an eject was interrupted by a restart").count())
+    };
+    ensure!(times(world)? == 1, "nothing was taken back");
     let program = Program::new(world)?;
     is_as_before(world, &program)?;
     let jobs: Vec<zbus::zvariant::OwnedObjectPath> = world.bus().broker_property("Jobs")?;
     ensure!(jobs.is_empty(), "{jobs:?}");
     world.restart_broker()?;
-    let log = world.log_of_run()?;
-    ensure!(!log.contains("an eject was interrupted"), "it was taken back twice: {log}");
+    // A simulated machine's log goes back to its beginning.
+    ensure!(times(world)? == usize::from(world.is_simulated()), "it was taken back twice");
     Ok(())
 }
 
