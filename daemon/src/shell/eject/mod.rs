@@ -351,8 +351,11 @@ impl Shell {
         Ok(Look { device: wanted, others })
     }
 
-    /// Says of each process what it is to the broker.
+    /// Says of each process what it is to the broker; of the broker itself nothing, which lets go by
+    /// itself of all that it has.
     fn add_clients(&self, holders: &mut Holders) {
+        let own = std::process::id();
+        holders.processes.retain(|holder| holder.pid.unsigned_abs() != own);
         let clients = self.broker.client_views();
         for holder in &mut holders.processes {
             let same = clients.iter().filter(|client| client.pid == holder.pid);

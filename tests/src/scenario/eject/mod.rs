@@ -49,6 +49,8 @@ impl Program {
 }
 
 fn begun<'a>(world: &'a World, device: DeviceId, options: &[(&str, Value<'_>)]) -> Result<Job<'a>> {
+    // The bus tells of what has just come a moment later than the socket.
+    world.wait_device(device, "the device is on the bus", |device| device.is_some())?;
     let job = world.bus().eject(device, options)?;
     job.map_err(|refusal| anyhow::anyhow!("it was refused: {refusal:?}"))
 }
