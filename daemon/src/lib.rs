@@ -6,6 +6,10 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod devices;
+pub mod eject {
+    //! Ejects.
+    pub mod drivers;
+}
 pub mod gate;
 pub mod guard;
 pub mod heap;
