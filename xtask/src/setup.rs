@@ -35,6 +35,7 @@ pub const TEST: &[Need] = &[
     ("libudev-dev", "the service finds devices through libudev"),
     ("pkg-config", "finds libudev for the build"),
     ("dbus", "the service is on a D-Bus, private in tests"),
+    ("umockdev", "shows the service the device trees of other machines"),
     ("python3", "a second client of the protocol is written in it"),
     ("strace", "counts the wake-ups of an idle service"),
     ("libssl-dev", "cargo-c, which builds the C library, links it"),

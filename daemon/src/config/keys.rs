@@ -8,8 +8,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use tracing_subscriber::EnvFilter;
 
+use super::lists::{self, LISTS};
 use super::value::{self, Wrong};
-use super::{Backend, Config, ConfigError, DeviceMatch, DeviceOverride, Heap, Overdue};
+use super::{Backend, Config, ConfigError, Heap, Overdue};
 
 pub(super) type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>;
 
@@ -107,25 +108,25 @@ fn log_level(value: &DeValue<'_>) -> Result<String, Wrong> {
 
 /// Where something is in the files.
 #[derive(Clone, Debug)]
-struct Place {
+pub(super) struct Place {
     file: PathBuf,
     line: usize,
 }
 
 impl Place {
-    fn wrong(self, key: impl Into<String>, what: impl Into<String>) -> ConfigError {
+    pub(super) fn wrong(self, key: impl Into<String>, what: impl Into<String>) -> ConfigError {
         ConfigError::Wrong { file: self.file, line: self.line, key: key.into(), what: what.into() }
     }
 }
 
 /// One file's text.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     file: &'a Path,
     text: &'a str,
 }
 
 impl Source<'_> {
-    fn place(&self, span: Range<usize>) -> Place {
+    pub(super) fn place(&self, span: Range<usize>) -> Place {
         let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
         let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
         Place { file: self.file.to_owned(), line }
@@ -148,13 +149,13 @@ impl Reader {
         for (name, value) in in_order(root.get_ref()) {
             let here = || source.place(name.span());
             let name = name.get_ref().as_ref();
-            if name == "device" {
-                self.devices(&source, value)?;
+            if let Some((_, take)) = LISTS.iter().find(|(list, _)| *list == name) {
+                lists::read(&mut self.config, &source, name, value, *take)?;
                 continue;
             }
             let Some((_, keys)) = SECTIONS.iter().find(|(section, _)| *section == name) else {
                 let mut known: Vec<_> = SECTIONS.iter().map(|(section, _)| *section).collect();
-                known.push("device");
+                known.extend(LISTS.iter().map(|(list, _)| *list));
                 return Err(here().wrong(name, unknown("section", &known)));
             };
             let Some(table) = value.get_ref().as_table() else {
@@ -187,27 +188,6 @@ impl Reader {
         Ok(())
     }
 
-    fn devices(
-        &mut self,
-        source: &Source<'_>,
-        value: &Spanned<DeValue<'_>>,
-    ) -> Result<(), ConfigError> {
-        let wrong = |span, what: &str| Err(source.place(span).wrong("device", what));
-        let Some(list) = value.get_ref().as_array() else {
-            return wrong(value.span(), "is to be a list of sections, [[device]]");
-        };
-        for entry in list.iter() {
-            let Some(table) = entry.get_ref().as_table() else {
-                return wrong(entry.span(), "is to be a section, [[device]]");
-            };
-            let said = device(source, table, entry.span())?;
-            // The later one wins, and takes the later place.
-            self.config.devices.retain(|earlier| earlier.device != said.device);
-            self.config.devices.push(said);
-        }
-        Ok(())
-    }
-
     /// What holds between keys.
     pub(super) fn finish(self) -> Result<Config, ConfigError> {
         let fence = &self.config.fence;
@@ -228,35 +208,8 @@ impl Reader {
     }
 }
 
-fn device(
-    source: &Source<'_>,
-    table: &DeTable<'_>,
-    span: Range<usize>,
-) -> Result<DeviceOverride, ConfigError> {
-    let (mut device, mut removable) = (None, None);
-    for (name, value) in in_order(table) {
-        let key = format!("device.{}", name.get_ref());
-        let read = match name.get_ref().as_ref() {
-            "match" => value::text(value.get_ref())
-                .and_then(|text| text.parse::<DeviceMatch>().map_err(str::to_owned))
-                .map(|read| device = Some(read)),
-            "removable" => value::flag(value.get_ref()).map(|read| removable = Some(read)),
-            _ => {
-                let what = unknown("key", &["match", "removable"]);
-                return Err(source.place(name.span()).wrong(key, what));
-            }
-        };
-        read.map_err(|what| source.place(value.span()).wrong(key, what))?;
-    }
-    let missing = |key| source.place(span.clone()).wrong(key, "is missing");
-    Ok(DeviceOverride {
-        device: device.ok_or_else(|| missing("device.match"))?,
-        removable: removable.ok_or_else(|| missing("device.removable"))?,
-    })
-}
-
 /// The entries of a table as they stand in the file, so that the first mistake is the one told.
-fn in_order<'a, 'i>(
+pub(super) fn in_order<'a, 'i>(
     table: &'a DeTable<'i>,
 ) -> Vec<(&'a Spanned<toml::de::DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
     let mut entries: Vec<_> = table.iter().collect();
@@ -264,6 +217,6 @@ fn in_order<'a, 'i>(
     entries
 }
 
-fn unknown(what: &str, known: &[&str]) -> String {
+pub(super) fn unknown(what: &str, known: &[&str]) -> String {
     format!("no such {what}; there is {}", known.join(", "))
 }

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 mod device_match;
+mod driver;
 mod error;
 mod files;
 mod keys;
+mod lists;
 mod value;
 
 pub use device_match::{DeviceMatch, DeviceOverride};
+pub use driver::{DriverOverride, WhileOpen};
 pub use error::ConfigError;
 pub use files::Paths;
 
@@ -37,6 +40,8 @@ pub struct Config {
     pub liveness: Duration,
     /// `[[device]]`, in the order in which they were read: the last one that matches wins.
     pub devices: Vec<DeviceOverride>,
+    /// `[[driver]]`, each driver once.
+    pub drivers: Vec<DriverOverride>,
 }
 
 /// Where clients find the broker, and how long they may take.
@@ -189,6 +194,7 @@ impl Default for Config {
             log: Log::default(),
             liveness: Duration::from_secs(1),
             devices: Vec::new(),
+            drivers: Vec::new(),
         }
     }
 }

@@ -57,6 +57,15 @@ fn the_examples_device_is_valid_when_uncommented() {
 }
 
 #[test]
+fn the_examples_driver_is_valid_when_uncommented() {
+    let text = include_str!("example.toml");
+    let driver = text.split("# [[driver]]").nth(1).unwrap().split("\n\n").next().unwrap();
+    let etc = Etc::new(&format!("[[driver]]{}", driver.replace("\n# ", "\n")));
+    let evdi = DriverOverride { name: "evdi".to_owned(), open: WhileOpen::LetsGo };
+    assert_eq!(etc.load().unwrap().drivers, [evdi]);
+}
+
+#[test]
 fn no_files_are_the_defaults() {
     let nowhere = Paths { must_exist: false, ..Paths::file("/nonexistent/dmashared.toml") };
     assert_eq!(Config::load(&nowhere).unwrap(), Config::default());
@@ -105,6 +114,16 @@ fn of_two_sections_for_a_device_the_later_wins() {
 }
 
 #[test]
+fn of_two_sections_for_a_driver_the_later_wins() {
+    let etc = Etc::new("[[driver]]\nname = \"nvidia\"\nopen = \"lets-go\"\n")
+        .dropin("1.toml", "[[driver]]\nname = \"evdi\"\nopen = \"lets-go\"\n")
+        .dropin("2.toml", "[[driver]]\nname = \"nvidia\"\nopen = \"blocks\"\n");
+    let drivers = etc.load().unwrap().drivers;
+    let names: Vec<_> = drivers.iter().map(|it| (it.name.as_str(), it.open)).collect();
+    assert_eq!(names, [("evdi", WhileOpen::LetsGo), ("nvidia", WhileOpen::Blocks)]);
+}
+
+#[test]
 fn mistakes_are_told_with_file_line_and_key() {
     for (text, error) in [
         (
@@ -113,7 +132,7 @@ fn mistakes_are_told_with_file_line_and_key() {
         ),
         (
             "[brokr]\n",
-            "1: brokr: no such section; there is broker, fence, neutral, eject, limits, devices, log, device",
+            "1: brokr: no such section; there is broker, fence, neutral, eject, limits, devices, log, device, driver",
         ),
         ("\nbroker = 3\n", "2: broker: is to be a section, [broker]"),
         ("[broker]\nsocket = 3\n", "2: broker.socket: is to be a string, not an integer"),
@@ -156,6 +175,22 @@ fn mistakes_are_told_with_file_line_and_key() {
         (
             "[[device]]\nmatch = \"vkms\"\nremoveable = true\n",
             "3: device.removeable: no such key; there is match, removable",
+        ),
+        ("driver = 3\n", "1: driver: is to be a list of sections, [[driver]]"),
+        ("driver = [3]\n", "1: driver: is to be a section, [[driver]]"),
+        ("\n[[driver]]\nname = \"evdi\"\n", "2: driver.open: is missing"),
+        ("[[driver]]\nopen = \"blocks\"\n", "1: driver.name: is missing"),
+        (
+            "[[driver]]\nname = \"a b\"\n",
+            "2: driver.name: is to be a driver's name in sysfs, as amdgpu",
+        ),
+        (
+            "[[driver]]\nname = \"evdi\"\nopen = \"yes\"\n",
+            "3: driver.open: is to be one of \"lets-go\", \"blocks\", not \"yes\"",
+        ),
+        (
+            "[[driver]]\nname = \"evdi\"\nremovable = true\n",
+            "3: driver.removable: no such key; there is name, open",
         ),
         (
             "[fence]\nmax_deadline_ms = 5000\n",

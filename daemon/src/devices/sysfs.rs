@@ -5,14 +5,12 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
+use dmashare_uapi::thunderbolt;
 use udev::Device;
 
 use super::classify::{Facts, PciFunction, classify};
 use super::{DeviceDesc, NodeDesc, NodeId};
 use crate::config::DeviceOverride;
-
-/// PCI class of a USB4 (and Thunderbolt) host interface.
-const USB4_HOST: &str = "0x0c0340";
 
 /// Whether it is a node that clients open: `card*` or `renderD*`, and not a connector.
 pub(super) fn is_node(device: &Device) -> bool {
@@ -149,25 +147,11 @@ fn pci_chain(parent: &Device) -> Vec<PciFunction> {
         chain.push(PciFunction {
             address: text(device.sysname()),
             removable: device.attribute_value("removable").map(text),
-            tunnels: tunnels(device.syspath()),
+            tunnels: thunderbolt::controller(device.syspath()).is_some(),
         });
         at = device.parent();
     }
     chain
-}
-
-/// Whether the firmware ties this port to a USB4 host: the kernel then links the two, so that the
-/// port sleeps no longer than its host.
-fn tunnels(port: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(port) else {
-        return false;
-    };
-    entries.flatten().any(|entry| {
-        let name = entry.file_name();
-        name.to_string_lossy().starts_with("supplier:pci:")
-            && fs::read_to_string(entry.path().join("supplier/class"))
-                .is_ok_and(|class| class.trim() == USB4_HOST)
-    })
 }
 
 fn external_bus(parent: &Device) -> Option<String> {
@@ -208,20 +192,5 @@ mod tests {
         assert_eq!(virtio_driver(pci.path()), None, "not bound yet");
         symlink("../bus/virtio/drivers/virtio_gpu", pci.path().join("virtio4/driver")).unwrap();
         assert_eq!(virtio_driver(pci.path()).as_deref(), Some("virtio_gpu"));
-    }
-
-    #[test]
-    fn a_port_that_is_tied_to_a_usb4_host_tunnels() {
-        let port = tempfile::tempdir().unwrap();
-        let host = |address: &str, class: &str| {
-            let link = port.path().join(format!("supplier:pci:{address}/supplier"));
-            fs::create_dir_all(&link).unwrap();
-            fs::write(link.join("class"), class).unwrap();
-        };
-        assert!(!tunnels(port.path()));
-        host("0000:00:01.0", "0x060400\n");
-        assert!(!tunnels(port.path()));
-        host("0000:00:0d.2", "0x0c0340\n");
-        assert!(tunnels(port.path()));
     }
 }

@@ -14,6 +14,7 @@ use dmashare_proto::sysfs::{Nudge, Request};
 
 use crate::view::InhibitorView;
 
+pub mod drivers;
 #[cfg(test)]
 mod tests;
 mod words;

@@ -159,12 +159,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         Helpers { sockets: config.eject.helpers.clone(), simulate: options.simulate.clone() };
     let note = eject::note(state_dir);
     eject::take_back(helpers.clone(), &note).await;
-    let ejects = eject::Ejects::new(
-        helpers,
-        config.eject.delay,
-        |driver| driver.starts_with("nvidia"),
-        note,
-    );
+    let ejects = eject::Ejects::new(helpers, config.eject.delay, config.drivers.clone(), note);
     let (bus_dirty, deadline_changed) = (Rc::new(Notify::new()), Rc::new(Notify::new()));
     let shell: Shared = Rc::new(RefCell::new(Shell {
         broker,

@@ -15,7 +15,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use super::{Shared, Shell};
 use crate::bus::{EjectRequest, NotDone};
 use crate::clock::monotonic_ns;
+use crate::config::{DriverOverride, WhileOpen};
 use crate::core::Standing;
+use crate::eject::drivers::while_open;
 use crate::eject::{Action, Event, Job, Options};
 use crate::helpers::Helpers;
 use crate::reactor::Command;
@@ -41,7 +43,7 @@ pub(super) struct Ejects {
     /// How long a delay lock holds one up.
     pub(super) delay: Duration,
     /// What the configuration says of drivers.
-    pub(super) blocks_while_open: fn(&str) -> bool,
+    pub(super) drivers: Vec<DriverOverride>,
     pub(super) note: note::Note,
     next: u64,
     running: BTreeMap<u64, Running>,
@@ -62,11 +64,17 @@ impl Ejects {
     pub(super) fn new(
         helpers: Helpers,
         delay: Duration,
-        blocks_while_open: fn(&str) -> bool,
+        drivers: Vec<DriverOverride>,
         note: note::Note,
     ) -> Self {
         let (running, ended) = (BTreeMap::new(), VecDeque::new());
-        Self { helpers, delay, blocks_while_open, note, next: 1, running, ended }
+        Self { helpers, delay, drivers, note, next: 1, running, ended }
+    }
+
+    /// Whether a driver cannot be removed while anybody has it open. A simulated one can.
+    fn blocks_while_open(&self, driver: &str) -> bool {
+        self.helpers.simulate.is_none()
+            && while_open(driver, &self.drivers).open == WhileOpen::Blocks
     }
 }
 
@@ -169,10 +177,10 @@ impl Shell {
         uid: u32,
     ) -> Result<(u64, UnboundedReceiver<Event>), NotDone> {
         let desc = self.broker.device_desc(device).ok_or(NotDone::DeviceLost)?;
-        let running = self.ejects.running.iter();
+        let mut running = self.ejects.running.iter();
         let same =
             |running: &&Running| running.view.device == device && running.job.outcome().is_none();
-        if let Some((id, _)) = running.map(|(id, it)| (id, it)).find(|(_, it)| same(it)) {
+        if let Some((id, _)) = running.find(|(_, it)| same(it)) {
             return Err(NotDone::Busy(*id));
         }
         let target = target::of(desc, &options, &self.ejects)?;
@@ -345,7 +353,7 @@ impl Shell {
 
     fn look_for(&self, device: DeviceId) -> Result<Look, NotDone> {
         let mut wanted = self.broker.look_for(device).ok_or(NotDone::DeviceLost)?;
-        wanted.blocks_while_open = (self.ejects.blocks_while_open)(&wanted.driver);
+        wanted.blocks_while_open = self.ejects.blocks_while_open(&wanted.driver);
         let others = self.broker.present().filter(|&other| other != device);
         let others = others.filter_map(|other| self.broker.look_for(other)).collect();
         Ok(Look { device: wanted, others })

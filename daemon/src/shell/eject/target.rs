@@ -26,7 +26,7 @@ pub(super) fn of(desc: &DeviceDesc, options: &Options, ejects: &Ejects) -> Resul
         cards: cards.map(|node| (node.devname.clone(), node.devpath.clone())).collect(),
         functions: vec![desc.pci.clone()],
         router: None,
-        blocks_while_open: (ejects.blocks_while_open)(&desc.driver),
+        blocks_while_open: ejects.blocks_while_open(&desc.driver),
     };
     if ejects.helpers.simulate.is_some() {
         return Ok(target);
