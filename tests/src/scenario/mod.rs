@@ -175,13 +175,13 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: ONCE, ..Scenario::new("eject/bad", eject::bad) },
     Scenario { backends: SIMULATED, ..Scenario::new("eject/stuck", eject::stuck) },
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/sibling", eject::real::sibling) },
-    Scenario { backends: REAL, ..Scenario::new("eject/blocked", eject::real::blocked) },
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/polkit", eject::polkit::run) },
     Scenario { backends: SW_SYNC, bound: SLOW, ..Scenario::new("eject/sway", eject::real::sway) },
     Scenario {
         backends: SW_SYNC,
         bound: SLOW,
         ..Scenario::new("eject/weston", eject::real::weston)
+    Scenario { backends: REAL, ..Scenario::new("eject/blocked", eject::real::blocked) },
     },
     Scenario { backends: REAL, ..Scenario::new("frozen-screen", frozen::screen) },
     Scenario { backends: REAL, ..Scenario::new("frozen-removal", frozen::removal) },

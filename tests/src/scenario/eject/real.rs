@@ -58,7 +58,8 @@ pub(crate) fn blocked(world: &mut World) -> Result<()> {
         ends(&job, "ejected").context("with a guard")?;
         ensure!(source.status()? == Status::Pending, "the source ended; this shows nothing");
     }
-    comes_back(world, program.device)?;
+    comes_back(world, program.device).context("after the guard")?;
+    show(format_args!("the guard was ended, and the card is back"));
 
     // A raw fence is not: everybody else is served, and one is told where it hangs.
     let mut source = Source::endless(false)?;
@@ -75,6 +76,7 @@ pub(crate) fn blocked(world: &mut World) -> Result<()> {
     ensure!(!another.devices()?.is_empty(), "nobody is served meanwhile");
     let igpu = world.device(&world.igpu()?)?.id;
     refused(world.bus().eject(igpu, &[])?, "Unsupported")?;
+    show(format_args!("everybody else is served"));
     source.signal()?;
     ends(&job, "ejected").context("with the fence ended")?;
     drop(screen);
