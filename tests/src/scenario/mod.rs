@@ -181,8 +181,8 @@ const SCENARIOS: &[Scenario] = &[
         backends: SW_SYNC,
         bound: SLOW,
         ..Scenario::new("eject/weston", eject::real::weston)
-    Scenario { backends: REAL, ..Scenario::new("eject/blocked", eject::real::blocked) },
     },
+    Scenario { backends: REAL, ..Scenario::new("eject/blocked", eject::real::blocked) },
     Scenario { backends: REAL, ..Scenario::new("frozen-screen", frozen::screen) },
     Scenario { backends: REAL, ..Scenario::new("frozen-removal", frozen::removal) },
     Scenario::new("unplug-reader", unplug_reader::run),
