@@ -1,6 +1,7 @@
 //! What only a real kernel can show: its removals, and compositors that have never heard of the broker.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use dmashare::{FenceOptions, Grant, LossPolicy};
@@ -126,7 +127,18 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
     desktop.is_alive()?;
     match outcome.as_str() {
         "ejected" => {
-            comes_back(world, device)?;
+            let device = comes_back(world, device)?;
+            // udev tells it that the card has come.
+            let end = Instant::now() + BOUND;
+            let node = world.egpu()?.primary().to_string_lossy().into_owned();
+            loop {
+                let now = world.bus().holders(device)?.map_err(|why| anyhow::anyhow!("{why:?}"))?;
+                if of_it(&now.processes).is_some_and(|holder| has_node(&holder, &node)) {
+                    break;
+                }
+                ensure!(Instant::now() < end, "it did not take the card up again: {now:?}");
+            }
+            show(format_args!("{} has taken the card up again", kind.name()));
             desktop.is_alive()?;
         }
         "refused" => {
