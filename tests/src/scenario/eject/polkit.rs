@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use dmashare::DeviceId;
 use dmashare_proto::holders::Holders;
 
-use super::{LONG, Program, begun, comes_back, ends};
+use super::{Program, comes_back};
 use crate::bus::{Bus, NAME, ROOT};
 use crate::scenario::figures::show;
 use crate::scenario::polkit::{Rule, follow};
@@ -66,8 +66,59 @@ pub(crate) fn run(world: &mut World) -> Result<()> {
     })?;
     rule.end(world)?;
     drop(held);
-    ends(&begun(world, device, &[LONG])?, "ejected")?;
+
+    // Without any rule: who sits there may.
+    refused("bob", device, &plain)?;
+    let seat = Seat::take()?;
+    let path = Bus::device_path(device);
+    let done =
+        seat.call("bob", &[&path, DEVICE, "Eject", "a{sv}", "1", "timeout-ms", "u", "60000"])?;
+    ensure!(done.status.success(), "bob sits there, and may not: {}", says(&done));
+    world.wait_gone(device)?;
+    let done = seat.call("bob", &[ROOT, NAME, "Attach"])?;
+    ensure!(done.status.success(), "bob sits there, and may not attach: {}", says(&done));
     comes_back(world, device).map(drop)
+}
+
+/// A virtual terminal of seat0, which sessions are begun on.
+struct Seat;
+
+impl Seat {
+    /// Brings it to the front: the session on it is the active one.
+    fn take() -> Result<Self> {
+        show_terminal(2)?;
+        Ok(Self)
+    }
+
+    /// Calls from a session that logind knows.
+    fn call(&self, user: &str, what: &[&str]) -> Result<Output> {
+        let mut command = Command::new("systemd-run");
+        command.args(["--wait", "--pipe", "--quiet", "--collect", "--property=PAMName=login"]);
+        command.arg(format!("--property=User={user}"));
+        command.args(["--property=TTYPath=/dev/tty2", "--property=UtmpIdentifier=tty2"]);
+        command.args(["--setenv=XDG_SEAT=seat0", "--setenv=XDG_VTNR=2"]);
+        command.args(["busctl", "--system", "--json=short", "call", NAME]).args(what);
+        command.output().context("systemd-run")
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Err(error) = show_terminal(1) {
+            println!("  {error:#}");
+        }
+    }
+}
+
+/// VT_ACTIVATE and VT_WAITACTIVE of linux/vt.h.
+fn show_terminal(number: u32) -> Result<()> {
+    let program = format!(
+        "import fcntl, os\nfd = os.open('/dev/tty0', os.O_RDWR)\n\
+         fcntl.ioctl(fd, 0x5606, {number})\nfcntl.ioctl(fd, 0x5607, {number})"
+    );
+    let status = Command::new("python3").args(["-c", &program]).status().context("python3")?;
+    ensure!(status.success(), "terminal {number} does not come to the front: {status}");
+    Ok(())
 }
 
 fn eject(user: &str, device: DeviceId, options: &[&str]) -> Result<Output> {

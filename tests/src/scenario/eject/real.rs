@@ -143,8 +143,18 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
         }
         "refused" => {
             ensure!(message.contains(kind.name()), "who holds on is not named: {message}");
-            let device = world.bus().device(device)?.context("the device is not there")?;
-            ensure!(device.state == "present", "{device:?}");
+            let there = world.bus().device(device)?.context("the device is not there")?;
+            ensure!(there.state == "present", "{there:?}");
+            // What draws the screen is ended only if that is said twice.
+            let once = [("timeout-ms", Value::U32(3000)), ("force", Value::U32(1))];
+            let message = ends(&begun(world, device, &once)?, "refused")?;
+            ensure!(message.contains("--force twice"), "{message}");
+            desktop.is_alive()?;
+            let twice = [("timeout-ms", Value::U32(3000)), ("force", Value::U32(2))];
+            ends(&begun(world, device, &twice)?, "ejected")?;
+            ensure!(desktop.is_alive().is_err(), "{} lives on", kind.name());
+            comes_back(world, device)?;
+            return Ok(());
         }
         _ => anyhow::bail!("it ended as {outcome}: {message}"),
     }
