@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ mod target;
 pub(super) use note::take_back;
 
 /// What a restart has to take back, in a state folder.
-pub(super) fn note(state_dir: &std::path::Path) -> note::Note {
+pub(super) fn note(state_dir: &Path) -> note::Note {
     note::Note::new(state_dir)
 }
 
@@ -183,7 +184,9 @@ impl Shell {
         if let Some((id, _)) = running.find(|(_, it)| same(it)) {
             return Err(NotDone::Busy(*id));
         }
-        let target = target::of(desc, &options, &self.ejects)?;
+        let blocks = self.ejects.blocks_while_open(&desc.driver);
+        let sysfs = self.ejects.helpers.simulate.is_none().then_some(Path::new("/sys"));
+        let target = target::of(desc, &options, blocks, sysfs)?;
         options.delay_ns = u64::try_from(self.ejects.delay.as_nanos()).unwrap_or(u64::MAX);
         let id = self.ejects.next;
         self.ejects.next += 1;
@@ -250,8 +253,12 @@ impl Shell {
         for action in actions {
             self.carry_out_eject(device, &by, action, &events);
         }
-        self.show_job(id);
         let is_over = self.ejects.running.get(&id).is_none_or(|it| it.job.outcome().is_some());
+        if is_over {
+            // Who sees the end sees the device as it is then.
+            self.flush_to_bus();
+        }
+        self.show_job(id);
         if is_over {
             self.ejects.note.forget(device);
             self.ejects.ended.push_back(id);

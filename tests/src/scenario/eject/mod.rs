@@ -36,6 +36,7 @@ impl Program {
         let connection = world.connect("program")?;
         let card = world.egpu()?;
         let device = world.arrived(&connection, &card)?;
+        world.wait_device(device, "the device is on the bus", |device| device.is_some())?;
         Ok(Self { card, device, connection })
     }
 
@@ -49,8 +50,6 @@ impl Program {
 }
 
 fn begun<'a>(world: &'a World, device: DeviceId, options: &[(&str, Value<'_>)]) -> Result<Job<'a>> {
-    // The bus tells of what has just come a moment later than the socket.
-    world.wait_device(device, "the device is on the bus", |device| device.is_some())?;
     let job = world.bus().eject(device, options)?;
     job.map_err(|refusal| anyhow::anyhow!("it was refused: {refusal:?}"))
 }
@@ -87,6 +86,8 @@ fn comes_back(world: &World, was: DeviceId) -> Result<DeviceId> {
     let card = world.bring_back()?;
     let now = world.arrived(&watcher, &card)?;
     ensure!(now != was, "it came back as the same device");
+    // The bus tells of what has just come a moment later than the socket.
+    world.wait_device(now, "the device is on the bus", |device| device.is_some())?;
     Ok(now)
 }
 
