@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use crate::paths;
 
 /// The packaged programs, exactly as they are shipped: the daemon without simulated devices.
-pub const SHIPPED: &[&str] = &["build", "-p", "dmashared", "-p", "dmasharectl"];
+pub const SHIPPED: &[&str] =
+    &["build", "-p", "dmashared", "-p", "dmashare-helpers", "-p", "dmasharectl"];
 
 /// What drives the tests and the demonstration on a real kernel.
 pub const TESTS: &[&str] = &["build", "-p", "dmashare-tests"];
@@ -19,8 +20,17 @@ pub const EXAMPLES: &[&str] = &["build", "-p", "dmashare-examples"];
 
 /// The benchmarks, with a daemon that has simulated devices for those that run without the virtual
 /// machine.
-pub const BENCH: &[&str] =
-    &["build", "--release", "-p", "dmashared", "-p", "dmashare-bench", "--all-features"];
+pub const BENCH: &[&str] = &[
+    "build",
+    "--release",
+    "-p",
+    "dmashared",
+    "-p",
+    "dmashare-helpers",
+    "-p",
+    "dmashare-bench",
+    "--all-features",
+];
 
 /// What measures.
 pub const BENCH_PROGRAM: &str = "dmashare-bench";
@@ -29,8 +39,18 @@ pub const BENCH_PROGRAM: &str = "dmashare-bench";
 pub const AGENT: &[&str] = &["build", "-p", "xtask", "--bin", "vm-agent"];
 
 /// Everything that runs on simulated devices.
-const SIMULATED: &[&str] =
-    &["build", "-p", "dmashared", "-p", "dmasharectl", "-p", "dmashare-tests", "--all-features"];
+const SIMULATED: &[&str] = &[
+    "build",
+    "-p",
+    "dmashared",
+    "-p",
+    "dmashare-helpers",
+    "-p",
+    "dmasharectl",
+    "-p",
+    "dmashare-tests",
+    "--all-features",
+];
 
 /// Formatting.
 pub const FORMAT: &[&str] = &["fmt", "--all", "--check"];
@@ -66,7 +86,8 @@ pub const KERNEL_TESTS: &[&str] = &[
 ];
 
 /// The programs of packages, as they are called in the target directory.
-pub const SHIPPED_PROGRAMS: &[&str] = &["dmashared", "dmasharectl"];
+pub const SHIPPED_PROGRAMS: &[&str] =
+    &["dmashared", "dmashare-holders", "dmashare-pci", "dmasharectl"];
 
 /// The programs of the tests' package.
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];

@@ -20,6 +20,7 @@ mod deadlines;
 mod event_loops;
 mod fence;
 mod frozen;
+mod holders;
 mod implicit;
 mod kms;
 mod kms_importer;
@@ -183,6 +184,7 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("rehearse-polkit", rehearse_polkit::run)
     },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
+    Scenario { backends: &[Backend::SwSync], ..Scenario::new("holders", holders::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-in-fence", kms_in_fence::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-out-fence", kms_out_fence::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-importer", kms_importer::run) },
