@@ -1,7 +1,8 @@
 #!/bin/sh
-# install.sh BINDIR [DESTDIR]: installs dmashared and dmasharectl from BINDIR, with units and policies.
+# install.sh BINDIR [DESTDIR]: installs dmashared, its helpers and dmasharectl from BINDIR, with units and
+# policies.
 #
-# Without DESTDIR it installs into the running system, and starts the socket. With one it only copies
+# Without DESTDIR it installs into the running system, and starts the sockets. With one it only copies
 # (a package, an image); then the system's own triggers do the rest.
 set -eu
 
@@ -15,7 +16,11 @@ bin=$1
 dest=${2:-}
 here=$(cd "$(dirname "$0")" && pwd)
 
-for binary in dmashared dmasharectl dmashare-holders dmashare-pci; do
+programs="dmashared dmasharectl"
+# Each is started by a socket of its own.
+helpers="dmashare-holders dmashare-pci"
+
+for binary in $programs $helpers; do
     if [ ! -x "$bin/$binary" ]; then
         echo "$0: there is no $binary in $bin; build it first: cargo build --release" >&2
         exit 1
@@ -30,18 +35,16 @@ put() { # MODE SOURCE TARGET
     install -D -m "$1" "$2" "$dest$3"
 }
 
-for binary in dmashared dmasharectl; do
+for binary in $programs; do
     put 0755 "$bin/$binary" "/usr/bin/$binary"
 done
 put 0755 "$here/kernel-access" /usr/libexec/dmashare/kernel-access
-for helper in holders pci; do
-    put 0755 "$bin/dmashare-$helper" "/usr/libexec/dmashare/dmashare-$helper"
-    for unit in "dmashare-$helper.socket" "dmashare-$helper@.service"; do
-        put 0644 "$here/$unit" "/usr/lib/systemd/system/$unit"
-    done
+for helper in $helpers; do
+    put 0755 "$bin/$helper" "/usr/libexec/dmashare/$helper"
 done
-put 0644 "$here/dmashared.service" /usr/lib/systemd/system/dmashared.service
-put 0644 "$here/dmashared.socket" /usr/lib/systemd/system/dmashared.socket
+for unit in "$here"/dmashare*.socket "$here"/dmashare*.service; do
+    put 0644 "$unit" "/usr/lib/systemd/system/${unit##*/}"
+done
 put 0644 "$here/dmashare.sysusers" /usr/lib/sysusers.d/dmashare.conf
 put 0644 "$here/dmashare.tmpfiles" /usr/lib/tmpfiles.d/dmashare.conf
 put 0644 "$here/70-dmashare.rules" /usr/lib/udev/rules.d/70-dmashare.rules
@@ -65,5 +68,7 @@ systemctl daemon-reload
 busctl call --quiet org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
 # A daemon of an earlier version runs until now.
 systemctl try-restart dmashared.service
-systemctl enable dmashared.socket dmashare-holders.socket dmashare-pci.socket
-systemctl start dmashared.socket dmashare-holders.socket dmashare-pci.socket
+for socket in "$here"/dmashare*.socket; do
+    systemctl enable "${socket##*/}"
+    systemctl start "${socket##*/}"
+done

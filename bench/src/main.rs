@@ -1,11 +1,14 @@
 //! `dmashare-bench`: each measurement beside its limit or its rival, in turns (A B A B), in one run. Only
 //! ratios mean anything: machines are noisy.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use dmashare_tests::{Backend, World};
 
 mod access;
+mod holders;
 mod turns;
 
 /// Measures dmashare beside its limits
@@ -28,16 +31,30 @@ struct Cli {
 enum What {
     /// begin and end of a CPU access, beside two loads, and beside DMA_BUF_IOCTL_SYNC
     Access,
+    /// A look at who holds a node, beside lsof, with 500 processes and 50,000 open files
+    Holders,
+    /// One of those processes
+    #[command(hide = true)]
+    Stand {
+        /// Where files are
+        folder: PathBuf,
+        /// It has the node
+        #[arg(long)]
+        with_node: bool,
+    },
 }
 
 fn main() -> Result<()> {
     dmashare_tests::actor::take_part();
     let cli = Cli::parse();
-    let backend = if cli.real { Backend::SwSync } else { Backend::Simulated };
-    let world = World::start(backend, "")?;
-    let rounds = if cli.quick { 50 } else { 500 };
-    let table = match cli.what {
-        What::Access => access::measure(&world, rounds)?,
+    let rounds = |all: usize| if cli.quick { all / 10 } else { all };
+    let table = match &cli.what {
+        What::Access => {
+            let backend = if cli.real { Backend::SwSync } else { Backend::Simulated };
+            access::measure(&World::start(backend, "")?, rounds(500))?
+        }
+        What::Holders => holders::measure(rounds(30))?,
+        What::Stand { folder, with_node } => return holders::stand(folder, *with_node),
     };
     if cli.json {
         println!("{}", serde_json::to_string_pretty(&table)?);

@@ -256,6 +256,22 @@ fn a_name_of_a_node_is_no_hold() {
     assert!(is_node(only(&found, opened.pid()), FULL));
 }
 
+/// Counted up from 0, one would never come to it.
+#[test]
+fn a_descriptor_of_a_high_number_is_found() {
+    let _alone = alone();
+    let mut child = Command::new("sh")
+        .args(["-c", "exec 9< /dev/full && echo ready && exec sleep 1000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_ready(&mut child);
+    let other = Other(child);
+    let found = look(&full()).unwrap();
+    assert!(is_node(only(&found, other.pid()), FULL), "{found:?}");
+}
+
 /// As a container has it: its own node, below another path, in a mount namespace of its own.
 #[test]
 fn a_node_in_another_mount_namespace_is_found() {

@@ -7,7 +7,7 @@ use clap::Args;
 use vm_frames::Exec;
 
 use crate::vm::{self, stage};
-use crate::{cargo, paths};
+use crate::{cargo, paths, setup};
 
 /// What the bench command can be told.
 #[derive(Args)]
@@ -15,7 +15,7 @@ pub struct BenchArgs {
     /// In the virtual machine, on real dma-bufs: there only ratios mean anything
     #[arg(long)]
     vm: bool,
-    /// What is measured, and how: `access`, `--quick`, `--json`
+    /// What is measured, and how: `access`, `holders`, `--quick`, `--json`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -25,6 +25,9 @@ pub fn run(args: &BenchArgs) -> Result<i32> {
     let mut arguments = args.arguments.clone();
     if arguments.is_empty() {
         arguments.push("access".to_owned());
+    }
+    if !args.vm && arguments.iter().any(|word| word == "holders") {
+        setup::ensure(setup::BENCH, setup::Missing::Install)?;
     }
     // As it is shipped: optimised.
     cargo::build(cargo::BENCH)?;

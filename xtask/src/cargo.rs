@@ -20,8 +20,17 @@ pub const EXAMPLES: &[&str] = &["build", "-p", "dmashare-examples"];
 
 /// The benchmarks, with a daemon that has simulated devices for those that run without the virtual
 /// machine.
-pub const BENCH: &[&str] =
-    &["build", "--release", "-p", "dmashared", "-p", "dmashare-bench", "--all-features"];
+pub const BENCH: &[&str] = &[
+    "build",
+    "--release",
+    "-p",
+    "dmashared",
+    "-p",
+    "dmashare-helpers",
+    "-p",
+    "dmashare-bench",
+    "--all-features",
+];
 
 /// What measures.
 pub const BENCH_PROGRAM: &str = "dmashare-bench";
@@ -89,7 +98,7 @@ pub const KERNEL_TESTS: &[&str] = &[
 
 /// The programs of packages, as they are called in the target directory.
 pub const SHIPPED_PROGRAMS: &[&str] =
-    &["dmashared", "dmasharectl", "dmashare-holders", "dmashare-pci"];
+    &["dmashared", "dmashare-holders", "dmashare-pci", "dmasharectl"];
 
 /// The programs of the tests' package.
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];

@@ -43,6 +43,9 @@ pub const TEST: &[Need] = &[
     ("valgrind", "watches the memory of programs that use the C library"),
 ];
 
+/// For the measurements.
+pub const BENCH: &[Need] = &[("lsof", "what looks for holders is measured beside it")];
+
 /// What is done about a missing package.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Missing {

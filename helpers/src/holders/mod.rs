@@ -1,7 +1,8 @@
 //! Looks who holds a device.
 //!
 //! 1. [`target`]: the numbers of all nodes that are looked for, from sysfs, /proc and the request;
-//! 2. [`scan`]: every process is looked through, by several workers, and what may be the device's is noted;
+//! 2. [`scan`]: every process is looked through, by several workers, and what may be the device's is noted
+//!    ([`eyes`]);
 //! 3. [`judge`]: whose it is ([`whose`]), what is pending in it ([`fences`]), who is master ([`masters`]),
 //!    and so whether it is in an eject's way;
 //! 4. [`identity`]: who the process is; [`beside`]: what no process holds.
@@ -29,6 +30,7 @@ use target::Target;
 mod beside;
 mod cgroup;
 mod debugfs;
+mod eyes;
 mod fdinfo;
 mod fences;
 mod identity;
@@ -114,7 +116,7 @@ fn scan_all(target: &Target) -> io::Result<Scanned> {
 
 /// A worker's share: whichever process comes next.
 fn scan_some(target: &Target, proc: BorrowedFd<'_>, pids: &[i32], next: &AtomicUsize) -> Scanned {
-    let mut scanner = Scanner::new(target);
+    let mut scanner = Scanner::new(target, proc);
     let (mut seen, mut looked) = (Vec::new(), Looked::default());
     while let Some(&pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
         let Ok(name) = CString::new(pid.to_string()) else { continue };

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use dmashare_uapi::pidfd;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, openat, readlinkat_raw};
 
 use super::fdinfo::DrmInfo;
 
@@ -19,6 +19,8 @@ pub(super) struct Seen {
     pub pid: i32,
     /// /proc/PID: of this process and no later one with its id.
     pub dir: OwnedFd,
+    /// It is in a mount namespace of the host's.
+    pub is_hosts: bool,
     /// Descriptors of nodes.
     pub nodes: Vec<OpenNode>,
     /// Mappings of nodes, by the nodes' place.
@@ -29,6 +31,19 @@ pub(super) struct Seen {
     pub sync_files: Vec<RawFd>,
     /// Descriptors of drm_syncobjs.
     pub syncobjs: Vec<RawFd>,
+}
+
+/// A mount namespace, as the kernel calls it: `mnt:[4026531841]`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MountNamespace([u8; 32]);
+
+impl MountNamespace {
+    /// That of a process, by its folder in /proc; `None` if it may not be looked into.
+    pub fn of(dir: impl AsFd) -> Option<Self> {
+        let mut text = [0; 32];
+        readlinkat_raw(dir, c"ns/mnt", &mut text[..]).ok()?;
+        Some(Self(text))
+    }
 }
 
 /// A descriptor of a node.
@@ -72,11 +87,18 @@ pub(super) struct OpenBuffer {
 impl Seen {
     /// # Errors
     /// The process is gone.
-    pub fn new(proc: impl AsFd, pid: i32, name: &CStr) -> io::Result<Self> {
+    pub fn new(
+        proc: impl AsFd,
+        pid: i32,
+        name: &CStr,
+        hosts: &[MountNamespace],
+    ) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(proc, name, flags, Mode::empty())?;
         Ok(Self {
             pid,
+            is_hosts: !hosts.is_empty()
+                && MountNamespace::of(&dir).is_some_and(|own| hosts.contains(&own)),
             dir,
             nodes: Vec::new(),
             mapped: BTreeMap::new(),

@@ -11,6 +11,7 @@ use dmashare::{
 };
 use dmashare_proto::transport::{Buffer as Datagrams, Received, send};
 use dmashare_uapi::gem::GemHandle;
+use dmashare_uapi::mapping::{Mapping, Prot};
 
 use super::events::{self, Losses};
 use super::objects::{FenceEnd, Imported, Object, Objects};
@@ -153,6 +154,12 @@ impl Stage {
             }
             Task::Timeline(task) => {
                 timeline::perform(self.connection()?, &self.objects, task, &fds, at_it)
+            }
+            Task::Keep => Ok(Done::Kept(self.objects.keep(Object::Descriptors(fds)))),
+            Task::KeepMapping { offset, len } => {
+                let fd = fds.first().context("no descriptor came beside the task")?;
+                let mapping = Mapping::map(fd.as_fd(), offset, len, Prot::ReadWrite)?;
+                Ok(Done::Kept(self.objects.keep(Object::Mapping(mapping))))
             }
             Task::AwaitLoss { device } => Ok(Done::Lost(self.losses.wait(device)?)),
             Task::AskCause { bus, object } => Ok(Done::Cause(Bus::connect(&bus)?.cause(object)?)),

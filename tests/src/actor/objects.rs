@@ -12,6 +12,7 @@ use dmashare::{
     MappedBuffer, SharedFence, Timeline,
 };
 use dmashare_uapi::gem::GemHandle;
+use dmashare_uapi::mapping::Mapping;
 use dmashare_uapi::sim;
 use dmashare_uapi::sync_file::{self, Status};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub(super) enum Object {
     Shared(SharedFence, Mutex<Option<Source>>),
     Fence(ImportedFence),
     Timeline(Timeline),
+    Descriptors(Vec<OwnedFd>),
+    Mapping(Mapping),
 }
 
 /// How a fence stands, by the library and by the kernel.
@@ -127,6 +130,8 @@ impl Object {
             Self::Shared(fence, _) => fence.release()?,
             Self::Fence(fence) => fence.release()?,
             Self::Timeline(timeline) => timeline.release()?,
+            Self::Descriptors(fds) => drop(fds),
+            Self::Mapping(mapping) => drop(mapping),
         }
         Ok(())
     }

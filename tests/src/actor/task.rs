@@ -121,6 +121,15 @@ pub enum Task {
         /// A token for a buffer of another process, to be imported in each round.
         foreign: Option<String>,
     },
+    /// Keep the descriptors beside this task, and do nothing with them. → [`Done::Kept`]
+    Keep,
+    /// Map the one beside this task, and keep the mapping alone. → [`Done::Kept`]
+    KeepMapping {
+        /// From where, in bytes.
+        offset: u64,
+        /// How much of it.
+        len: usize,
+    },
     /// Wait until the loss of a device was told and taken care of. → [`Done::Lost`]
     AwaitLoss {
         /// Which.
@@ -145,6 +154,7 @@ pub enum Task {
 pub enum Done {
     Nothing,
     Object { key: Key, id: ObjectId, device: DeviceId },
+    Kept(Key),
     Token(String),
     Count(u64),
     Fence(FenceEnd),
@@ -237,6 +247,8 @@ expect! {
     key => Self::Object { key, .. } => key, Key;
     /// The object that was made, with its id and its device.
     object => Self::Object { key, id, device } => (key, id, device), (Key, ObjectId, DeviceId);
+    /// The key of what is kept.
+    kept => Self::Kept(key) => key, Key;
     /// The token.
     token => Self::Token(token) => token, String;
     /// The number.

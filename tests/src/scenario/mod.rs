@@ -21,6 +21,7 @@ mod eject;
 mod event_loops;
 mod fence;
 mod frozen;
+mod holders;
 mod implicit;
 mod kms;
 mod kms_importer;
@@ -212,6 +213,7 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("rehearse-polkit", rehearse_polkit::run)
     },
     Scenario { backends: REAL, config: PATIENT, ..Scenario::new("implicit-fence", implicit::run) },
+    Scenario { backends: &[Backend::SwSync], ..Scenario::new("holders", holders::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-in-fence", kms_in_fence::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-out-fence", kms_out_fence::run) },
     Scenario { backends: REAL, ..Scenario::new("kms-importer", kms_importer::run) },

@@ -7,7 +7,12 @@ use anyhow::{Context, Result, ensure};
 use crate::World;
 
 pub(super) fn run(_: &mut World) -> Result<()> {
-    for unit in ["dmashared.service", "dmashared.socket"] {
+    for unit in [
+        "dmashared.service",
+        "dmashared.socket",
+        "dmashare-holders.socket",
+        "dmashare-holders@.service",
+    ] {
         let out = Command::new("systemd-analyze")
             .args(["verify", "--man=no", unit])
             .output()
