@@ -176,6 +176,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: ONCE, ..Scenario::new("eject/bad", eject::bad) },
     Scenario { backends: SIMULATED, ..Scenario::new("eject/stuck", eject::stuck) },
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/sibling", eject::real::sibling) },
+    Scenario { backends: SW_SYNC, ..Scenario::new("eject/stubborn", eject::stubborn::run) },
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/polkit", eject::polkit::run) },
     Scenario { backends: SW_SYNC, bound: SLOW, ..Scenario::new("eject/sway", eject::real::sway) },
     Scenario {

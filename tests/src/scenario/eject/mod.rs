@@ -2,6 +2,7 @@
 
 pub(super) mod polkit;
 pub(super) mod real;
+pub(super) mod stubborn;
 
 use std::fs::File;
 use std::os::fd::AsFd;

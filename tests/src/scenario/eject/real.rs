@@ -1,7 +1,6 @@
 //! What only a real kernel can show: its removals, and compositors that have never heard of the broker.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use dmashare::{FenceOptions, Grant, LossPolicy};
@@ -11,6 +10,7 @@ use zbus::zvariant::Value;
 
 use super::{LONG, Program, begun, comes_back, ends, refused};
 use crate::desktop::{Desktop, Kind};
+use crate::process::eventually;
 use crate::scenario::figures::show;
 use crate::scenario::kms::Screen;
 use crate::uevents::Uevents;
@@ -128,16 +128,12 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
     match outcome.as_str() {
         "ejected" => {
             let device = comes_back(world, device)?;
-            // udev tells it that the card has come.
-            let end = Instant::now() + BOUND;
+            // udev tells it that the card has come, and it tells nobody.
             let node = world.egpu()?.primary().to_string_lossy().into_owned();
-            loop {
+            eventually("it has the card again", BOUND, || {
                 let now = world.bus().holders(device)?.map_err(|why| anyhow::anyhow!("{why:?}"))?;
-                if of_it(&now.processes).is_some_and(|holder| has_node(&holder, &node)) {
-                    break;
-                }
-                ensure!(Instant::now() < end, "it did not take the card up again: {now:?}");
-            }
+                Ok(of_it(&now.processes).is_some_and(|holder| has_node(&holder, &node)))
+            })?;
             show(format_args!("{} has taken the card up again", kind.name()));
             desktop.is_alive()?;
         }
