@@ -169,6 +169,12 @@ impl Desktop {
         Screenshot::decode(&bytes)
     }
 
+    /// The end of what it has written, for the message of a failure.
+    #[must_use]
+    pub fn log(&self) -> String {
+        log(self.kind.name())
+    }
+
     /// Checks that the compositor has not ended.
     ///
     /// # Errors

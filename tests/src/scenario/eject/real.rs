@@ -133,7 +133,8 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
             eventually("it has the card again", BOUND, || {
                 let now = world.bus().holders(device)?.map_err(|why| anyhow::anyhow!("{why:?}"))?;
                 Ok(of_it(&now.processes).is_some_and(|holder| has_node(&holder, &node)))
-            })?;
+            })
+            .with_context(|| desktop.log())?;
             show(format_args!("{} has taken the card up again", kind.name()));
             desktop.is_alive()?;
         }
