@@ -9,7 +9,7 @@ pub use tree::tree;
 
 use super::held;
 use super::style::{Paint, Style, finish, whole_but};
-use super::text::{clean, count, duration, grouped};
+use super::text::{clean, count, duration, grouped, wrapped};
 use crate::model::Device;
 
 /// From this width on unit and session have columns of their own.
@@ -155,22 +155,23 @@ fn others(others: &[Other], style: Style) -> String {
 fn footer(device: &Device, found: &Holders, style: Style) -> String {
     let held = found.processes.iter().flat_map(|holder| &holder.holds);
     let (active, idle): (Vec<_>, Vec<_>) = held.partition(|held| !held.active.is_empty());
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = Vec::new();
     if !active.is_empty() {
-        lines.push("active: it is in an eject's way, which is refused while anybody holds on so");
+        let text = "active: it is in an eject's way, which is refused while anybody holds on so";
+        lines.push(text.to_owned());
     }
     if !idle.is_empty() {
-        lines.push(
-            "idle: open and nothing else; the driver lets go by itself, so it stops no eject",
-        );
+        let text =
+            "idle: open and nothing else; the driver lets go by itself, so it stops no eject";
+        lines.push(text.to_owned());
     }
+    lines.push(looked(&found.looked));
     let mut out = String::from("\n");
-    for line in lines {
-        out += &style.paint(Paint::Faint, line);
+    let columns = style.width.map_or(usize::MAX, usize::from);
+    for line in lines.iter().flat_map(|line| wrapped(line, columns)) {
+        out += &style.paint(Paint::Faint, &line);
         out.push('\n');
     }
-    out += &style.paint(Paint::Faint, &looked(&found.looked));
-    out.push('\n');
     let id = device.id;
     let stopped = !active.is_empty() || found.others.iter().any(|other| other.active);
     if !stopped {

@@ -4,6 +4,7 @@ mod over;
 
 pub(super) use over::BOX;
 
+use std::ops::Range;
 use std::time::SystemTime;
 
 use ratatui::Frame;
@@ -21,6 +22,8 @@ use crate::render::Paint;
 use crate::render::text::{clean, count, fit, short, time_of_day_in};
 use crate::world::outcome_paint;
 
+/// From this width on there is room for nodes, for reasons, and for long names.
+const ROOMY: u16 = 120;
 /// Ejects that are shown, the newest.
 const JOBS: usize = 3;
 
@@ -99,14 +102,14 @@ fn clock(at: SystemTime, model: &Model) -> String {
 }
 
 /// The headings, the one that is sorted by marked.
-fn headings(columns: &[&str], sort: Sort, from: usize, painter: Painter) -> Row<'static> {
+fn headings(columns: &[&str], sort: Sort, right: Range<usize>, painter: Painter) -> Row<'static> {
     let cells = columns.iter().enumerate().map(|(index, name)| {
         let mark = match (index == sort.column, sort.reversed) {
             (true, false) => "▾",
             (true, true) => "▴",
             (false, _) => "",
         };
-        cell(format!("{name}{mark}"), index >= from)
+        cell(format!("{name}{mark}"), right.contains(&index))
     });
     Row::new(cells.collect::<Vec<_>>()).style(painter.style(Paint::Strong))
 }
@@ -126,10 +129,12 @@ fn block(title: &str, chosen: bool, painter: Painter) -> Block<'static> {
 fn draw_devices(frame: &mut Frame<'_>, model: &Model, area: Rect, painter: Painter) {
     let chosen = model.pane == Pane::Devices;
     let rows = model.devices.iter().map(|device| device_row(model, device, painter));
-    let widths = [
+    let roomy = area.width >= ROOMY;
+    let words = if roomy { Constraint::Length(16) } else { Constraint::Fill(1) };
+    let mut widths = vec![
         Constraint::Length(4),
-        Constraint::Fill(2),
-        Constraint::Fill(1),
+        words,
+        words,
         Constraint::Length(8),
         Constraint::Length(5),
         Constraint::Length(5),
@@ -138,8 +143,13 @@ fn draw_devices(frame: &mut Frame<'_>, model: &Model, area: Rect, painter: Paint
         Constraint::Length(7),
         Constraint::Length(7),
     ];
+    let mut columns = DEVICE_COLUMNS.to_vec();
+    if roomy {
+        widths.extend([Constraint::Length(2), Constraint::Fill(1), Constraint::Fill(2)]);
+        columns.extend(["", "NODES", "CAN BE PULLED"]);
+    }
     let table = Table::new(rows.collect::<Vec<_>>(), widths)
-        .header(headings(&DEVICE_COLUMNS, model.device_sort, 4, painter))
+        .header(headings(&columns, model.device_sort, 4..10, painter))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
         .block(block("Devices", chosen, painter));
     let at = model.devices.iter().position(|device| Some(device.id) == model.device);
@@ -153,6 +163,10 @@ fn device_row(model: &Model, device: &Device, painter: Painter) -> Row<'static> 
         "draining" => Paint::Warn,
         _ => Paint::Bad,
     };
+    let short_node = |node: &String| clean(node.strip_prefix("/dev/dri/").unwrap_or(node));
+    let nodes: Vec<String> = device.nodes.iter().map(short_node).collect();
+    let can = if device.removable { "yes" } else { "no" };
+    let pulled = format!("{can}: {}", clean(&device.removable_reason));
     let (counts, rate) = (device.counts, model.rates.of(device.id));
     let number = |number: u32| cell(short(number), true);
     Row::new(vec![
@@ -166,15 +180,20 @@ fn device_row(model: &Model, device: &Device, painter: Painter) -> Row<'static> 
         number(counts.timelines),
         cell(shown(rate.buffers), true),
         cell(shown(rate.fences), true),
+        // Where there is room.
+        cell(String::new(), false),
+        cell(nodes.join(" "), false),
+        cell(pulled, false),
     ])
 }
 
 fn draw_clients(frame: &mut Frame<'_>, model: &Model, area: Rect, painter: Painter) {
     let chosen = model.pane == Pane::Clients;
+    let roomy = area.width >= ROOMY;
     let widths = [
         Constraint::Length(4),
         Constraint::Length(7),
-        Constraint::Fill(2),
+        if roomy { Constraint::Length(32) } else { Constraint::Fill(2) },
         Constraint::Fill(3),
         Constraint::Length(10),
         Constraint::Length(5),
@@ -183,7 +202,7 @@ fn draw_clients(frame: &mut Frame<'_>, model: &Model, area: Rect, painter: Paint
         Constraint::Length(4),
     ];
     let table = Table::new(model.clients.iter().map(client_row).collect::<Vec<_>>(), widths)
-        .header(headings(&CLIENT_COLUMNS, model.client_sort, 5, painter))
+        .header(headings(&CLIENT_COLUMNS, model.client_sort, 5..9, painter))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
         .block(block("Clients", chosen, painter));
     let at = model.clients.iter().position(|client| Some(client.id) == model.client);

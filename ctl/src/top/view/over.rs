@@ -31,13 +31,14 @@ says that it survives one.";
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, painter: Painter) {
     match &model.over {
         Over::Nothing => {}
-        Over::Help => boxed(frame, "Keys", HELP, 0, painter),
+        Over::Help => boxed(frame, "Keys", HELP, (0, "any key closes"), painter),
         Over::Text { title, body, scroll } => {
             let columns = BOX.min(frame.area().width.saturating_sub(4)).saturating_sub(4);
-            boxed(frame, title, &body.text(columns), *scroll, painter);
+            let scroll = (*scroll, "↑↓ scroll  Esc close");
+            boxed(frame, title, &body.text(columns), scroll, painter);
         }
         Over::Ask { device, force } => {
-            boxed(frame, "Eject", &question(model, *device, *force), 0, painter);
+            boxed(frame, "Eject", &question(model, *device, *force), (0, ""), painter);
         }
     }
 }
@@ -68,7 +69,13 @@ fn question(model: &Model, id: u64, force: u8) -> String {
     }
 }
 
-fn boxed(frame: &mut Frame<'_>, title: &str, text: &str, scroll: u16, painter: Painter) {
+fn boxed(
+    frame: &mut Frame<'_>,
+    title: &str,
+    text: &str,
+    (scroll, keys): (u16, &'static str),
+    painter: Painter,
+) {
     let whole = frame.area();
     let longest = text.lines().map(|line| Line::raw(line).width()).max().unwrap_or(0);
     let width = u16::try_from(longest + 4).unwrap_or(u16::MAX).clamp(40, BOX);
@@ -80,6 +87,7 @@ fn boxed(frame: &mut Frame<'_>, title: &str, text: &str, scroll: u16, painter: P
     let area = centred(whole, width, height);
     let frame_of = block(title, true, painter)
         .border_style(painter.style(Paint::Strong))
+        .title_bottom(Line::styled(keys, painter.style(Paint::Faint)).right_aligned())
         .padding(ratatui::widgets::Padding::horizontal(1));
     frame.render_widget(Clear, area);
     frame.render_widget(paragraph.scroll((scroll, 0)).block(frame_of), area);

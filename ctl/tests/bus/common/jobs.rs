@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
+use zbus::fdo::Properties;
 use zbus::object_server::SignalEmitter;
 use zbus::zvariant::{ObjectPath, OwnedObjectPath, OwnedValue, Value};
 use zbus::{Connection, DBusError, interface};
@@ -193,9 +194,12 @@ impl Played {
         job.message = message.to_owned();
         let step = step(job.began_ns, stage, tenths, message);
         job.steps.push(step);
-        job.steps_changed(emitter).await.unwrap();
-        job.stage_changed(emitter).await.unwrap();
-        job.message_changed(emitter).await.unwrap();
+        // All at once, as the service does it.
+        let steps = job.steps();
+        let changed: HashMap<&str, Value<'_>> =
+            [("Stage", stage.into()), ("Message", message.into()), ("Steps", steps.into())].into();
+        let name = zbus::names::InterfaceName::try_from("org.dmashare.Job1").unwrap();
+        Properties::properties_changed(emitter, name, changed, (&[]).into()).await.unwrap();
     }
 
     async fn found(&self) {
