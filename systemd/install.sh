@@ -42,7 +42,7 @@ put 0755 "$here/kernel-access" /usr/libexec/dmashare/kernel-access
 for helper in $helpers; do
     put 0755 "$bin/$helper" "/usr/libexec/dmashare/$helper"
 done
-for unit in "$here"/dmashare*.socket "$here"/dmashare*.service; do
+for unit in "$here"/dmashare*.socket "$here"/dmashared.service "$here"/dmashare-*@.service; do
     put 0644 "$unit" "/usr/lib/systemd/system/${unit##*/}"
 done
 put 0644 "$here/dmashare.sysusers" /usr/lib/sysusers.d/dmashare.conf
@@ -52,6 +52,21 @@ put 0644 "$here/org.dmashare.Broker1.conf" /usr/share/dbus-1/system.d/org.dmasha
 put 0644 "$here/org.dmashare.Broker1.service" \
     /usr/share/dbus-1/system-services/org.dmashare.Broker1.service
 put 0644 "$here/org.dmashare.policy" /usr/share/polkit-1/actions/org.dmashare.policy
+put 0644 "$here/dmashare-notify.service" /usr/lib/systemd/user/dmashare-notify.service
+# The tool writes its own manual and completions; one for another machine cannot be run here.
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+if "$bin/dmasharectl" man "$made" 2>/dev/null; then
+    for page in "$made"/*.1; do
+        put 0644 "$page" "/usr/share/man/man1/${page##*/}"
+    done
+    for shell in bash zsh fish; do
+        "$bin/dmasharectl" completions "$shell" >"$made/$shell"
+    done
+    put 0644 "$made/bash" /usr/share/bash-completion/completions/dmasharectl
+    put 0644 "$made/zsh" /usr/share/zsh/site-functions/_dmasharectl
+    put 0644 "$made/fish" /usr/share/fish/vendor_completions.d/dmasharectl.fish
+fi
 # For other programs' code generators; this folder may have been carried here without the tree around.
 interfaces="$here/../daemon/dbus/org.dmashare.Broker1.xml"
 if [ -e "$interfaces" ]; then
@@ -72,3 +87,5 @@ for socket in "$here"/dmashare*.socket; do
     systemctl enable "${socket##*/}"
     systemctl start "${socket##*/}"
 done
+# With everybody's next desktop; who does not want it masks it.
+systemctl --global enable dmashare-notify.service

@@ -16,14 +16,15 @@ use crate::failure::Failure;
 use crate::model::{Client, Device, Ended, Properties, Service};
 use crate::render::text::clean;
 
-const NAME: &str = "org.dmashare.Broker1";
-const PATH: &str = "/org/dmashare/Broker1";
-const DEVICE: &str = "org.dmashare.Device1";
-const CLIENT: &str = "org.dmashare.Client1";
+pub(crate) const NAME: &str = "org.dmashare.Broker1";
+pub(crate) const PATH: &str = "/org/dmashare/Broker1";
+pub(crate) const DEVICE: &str = "org.dmashare.Device1";
+pub(crate) const CLIENT: &str = "org.dmashare.Client1";
+pub(crate) const JOB: &str = "org.dmashare.Job1";
 /// A service that hangs must not hang the tool.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The service asks polkit, which asks people: for two minutes at most.
-const ANSWER_OF_PEOPLE_WITHIN: Duration = Duration::from_secs(130);
+pub(crate) const ANSWER_OF_PEOPLE_WITHIN: Duration = Duration::from_secs(130);
 
 /// Which bus.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,19 +116,13 @@ impl Broker {
     }
 
     fn connect_for(bus: &Bus, patience: Duration) -> Result<Self, Failure> {
-        let no_bus = |error: zbus::Error| match error {
-            zbus::Error::InputOutput(io) if io.kind() == std::io::ErrorKind::PermissionDenied => {
-                Failure::Denied(io.to_string())
-            }
-            error => Failure::NoBus { bus: bus.to_string(), why: error.to_string() },
-        };
         let connection = match bus {
             Bus::System => Builder::system(),
             Bus::Session => Builder::session(),
             Bus::Address(address) => Builder::address(address.as_str()),
         }
         .and_then(|builder| builder.method_timeout(patience).build())
-        .map_err(no_bus)?;
+        .map_err(|error| no_bus(&bus.to_string(), error))?;
         Ok(Self { connection, bus: bus.to_string() })
     }
 
@@ -230,29 +225,43 @@ impl Broker {
     }
 
     fn failure(&self, error: &zbus::Error) -> Failure {
-        match error {
-            zbus::Error::MethodError(name, text, _) => {
-                let text = clean(text.as_deref().unwrap_or_else(|| name.as_str()));
-                if name.as_str() == "org.dmashare.Error.UnknownObject" {
-                    return Failure::NoCause(text);
-                }
-                if name.starts_with("org.dmashare.Error.") {
-                    return Failure::Refused(text);
-                }
-                match name.strip_prefix("org.freedesktop.DBus.Error.").unwrap_or_default() {
-                    "ServiceUnknown" | "NameHasNoOwner" => self.not_running(),
-                    "AccessDenied" => Failure::Denied(text),
-                    "NoReply" | "Timeout" | "TimedOut" | "Disconnected" => Failure::NoAnswer(text),
-                    name if name.starts_with("Spawn.") => Failure::NoAnswer(text),
-                    _ => Failure::Unexpected(text),
-                }
-            }
-            zbus::Error::InputOutput(io) => Failure::NoAnswer(io.to_string()),
-            error => Failure::Unexpected(clean(&error.to_string())),
-        }
+        failure(&self.bus, error)
     }
+}
 
-    fn not_running(&self) -> Failure {
-        Failure::NotRunning { bus: self.bus.clone() }
+/// What an error of the bus `bus`, or of the service on it, means.
+pub(crate) fn failure(bus: &str, error: &zbus::Error) -> Failure {
+    match error {
+        zbus::Error::MethodError(name, text, _) => {
+            let text = clean(text.as_deref().unwrap_or_else(|| name.as_str()));
+            if let Some(name) = name.strip_prefix("org.dmashare.Error.") {
+                return match name {
+                    "UnknownObject" => Failure::NoCause(text),
+                    "NotAuthorized" => Failure::NotAuthorised(text),
+                    "DeviceLost" | "UnknownDevice" => Failure::Lost(text),
+                    "Refused" | "Busy" => Failure::Blocked(text),
+                    _ => Failure::Refused(text),
+                };
+            }
+            match name.strip_prefix("org.freedesktop.DBus.Error.").unwrap_or_default() {
+                "ServiceUnknown" | "NameHasNoOwner" => Failure::NotRunning { bus: bus.to_owned() },
+                "AccessDenied" => Failure::Denied(text),
+                "NoReply" | "Timeout" | "TimedOut" | "Disconnected" => Failure::NoAnswer(text),
+                name if name.starts_with("Spawn.") => Failure::NoAnswer(text),
+                _ => Failure::Unexpected(text),
+            }
+        }
+        zbus::Error::InputOutput(io) => Failure::NoAnswer(io.to_string()),
+        error => Failure::Unexpected(clean(&error.to_string())),
+    }
+}
+
+/// Why there is no connection to a bus.
+pub(crate) fn no_bus(bus: &str, error: zbus::Error) -> Failure {
+    match error {
+        zbus::Error::InputOutput(io) if io.kind() == std::io::ErrorKind::PermissionDenied => {
+            Failure::Denied(io.to_string())
+        }
+        error => Failure::NoBus { bus: bus.to_owned(), why: error.to_string() },
     }
 }

@@ -6,8 +6,29 @@ pub mod exit {
     pub const FAILURE: u8 = 1;
     /// The service (or the bus) cannot be reached.
     pub const UNREACHABLE: u8 = 3;
-    /// No such device, or the name fits several; no such object.
+    /// No such device (any more), or the name fits several; no such object.
     pub const NO_DEVICE: u8 = 4;
+    /// Somebody holds the device, blocks ejects, or is at one already.
+    pub const REFUSED: u8 = 5;
+    /// polkit, or whom it asked, said no.
+    pub const NOT_AUTHORISED: u8 = 6;
+    /// The eject was cancelled.
+    pub const CANCELLED: u8 = 7;
+    /// The kernel did not remove the device, or not yet.
+    pub const KERNEL: u8 = 8;
+
+    /// Every code with what it says, for `--help` and the manual.
+    pub const ALL: [(u8, &str); 9] = [
+        (0, "ok; eject: it is safe to unplug, or would be (--dry-run)"),
+        (FAILURE, "failure (doctor: something that is needed is missing; attach: no device came)"),
+        (2, "wrong usage"),
+        (UNREACHABLE, "the service or the bus cannot be reached"),
+        (NO_DEVICE, "no such device (any more), or the name fits several; no such object"),
+        (REFUSED, "refused: somebody holds the device, blocks ejects, or is at one already"),
+        (NOT_AUTHORISED, "not authorised"),
+        (CANCELLED, "the eject was cancelled"),
+        (KERNEL, "the kernel did not remove the device, or has not yet: it is stuck"),
+    ];
 }
 
 /// Why a command failed.
@@ -45,6 +66,40 @@ pub enum Failure {
     /// The service says why not.
     #[error("dmashared refuses: {0}")]
     Refused(String),
+    /// Somebody blocks it, or another job is at it.
+    #[error("dmashared refuses: {0}")]
+    Blocked(String),
+    /// The device was lost before it could be done.
+    #[error("dmashared refuses: {0}\nthe devices that are there: dmasharectl devices")]
+    Lost(String),
+    /// An authority said no, or could not be asked.
+    #[error(
+        "not authorised: {0}\nas root nobody is asked; else polkit asks on a terminal or the desktop"
+    )]
+    NotAuthorised(String),
+    /// A job ended, and the device is not ejected.
+    #[error("{text}")]
+    NotEjected {
+        /// What happened to what, and below it what to do.
+        text: String,
+        /// One of [`exit`].
+        code: u8,
+    },
+    /// Nothing came after a rescan.
+    #[error(
+        "no new device came within {0}\nis it plugged in, and powered? A Thunderbolt device must be \
+         authorised: boltctl list"
+    )]
+    NoneCame(String),
+    /// Standard output is no terminal.
+    #[error("`top` needs a terminal\nfor programs: dmasharectl status --json, or watch --json")]
+    NoTerminal,
+    /// What waits could not be set up.
+    #[error("no event loop: {0}")]
+    NoRuntime(std::io::Error),
+    /// The terminal does not do as it is told.
+    #[error("the terminal cannot be used: {0}")]
+    Terminal(std::io::Error),
     /// The service answered with an error, or with something that this tool does not understand.
     #[error("dmashared answered unexpectedly: {0}\nare dmasharectl and dmashared of one version?")]
     Unexpected(String),
@@ -86,7 +141,12 @@ impl Failure {
     pub const fn code(&self) -> u8 {
         match self {
             Self::NoBus { .. } | Self::NotRunning { .. } | Self::NoAnswer(_) => exit::UNREACHABLE,
-            Self::NoDevice { .. } | Self::Ambiguous { .. } | Self::NoCause(_) => exit::NO_DEVICE,
+            Self::NoDevice { .. } | Self::Ambiguous { .. } | Self::NoCause(_) | Self::Lost(_) => {
+                exit::NO_DEVICE
+            }
+            Self::Blocked(_) => exit::REFUSED,
+            Self::NotAuthorised(_) => exit::NOT_AUTHORISED,
+            Self::NotEjected { code, .. } => *code,
             _ => exit::FAILURE,
         }
     }

@@ -1,23 +1,25 @@
-//! `dmasharectl`: what the broker has, and what an unplug did.
+//! `dmasharectl`: what the broker has, who holds a device, what an unplug did; and ejects.
 
 mod args;
+mod manual;
 
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser as _;
 use dmashare_proto::report::UnplugReport;
 use dmasharectl::bus::{Broker, Bus};
 use dmasharectl::doctor::{self, Host, ServiceState};
+use dmasharectl::eject::{self, Progress};
 use dmasharectl::failure::{Failure, exit};
-use dmasharectl::render::{Style, TimelinePicture, report_table_styled, tables, timeline_svg};
-use dmasharectl::{json, rehearse, select};
-use nix::time::{ClockId, clock_gettime};
-use serde_json::Value;
+use dmasharectl::output::{now_ns, print, print_json};
+use dmasharectl::render::{
+    self, Style, TimelinePicture, report_table_styled, tables, timeline_svg,
+};
+use dmasharectl::{attach, holders, json, notify, rehearse, select, top, watch};
 
-use args::{Args, Command, ReportArgs};
+use args::{Args, AttachArgs, Command, EjectArgs, HoldersArgs, ReportArgs};
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -56,6 +58,14 @@ fn run(args: &Args) -> Result<u8, Failure> {
                 print(&tables::devices(&devices, style))?;
             }
         }
+        Command::Holders(of) => return running(show_holders(args, of, style)),
+        Command::Eject(what) => return running(eject(args, what, style)),
+        Command::Attach(how) => return running(attach(args, how)),
+        Command::Watch => running(watch::watch(&args.bus, args.json, style))?,
+        Command::Top => return running(top::top(&args.bus, style.colour)),
+        Command::Notify => running(notify::notify(&args.bus))?,
+        Command::Completions { shell } => _ = print(&manual::completions(*shell))?,
+        Command::Man { dir } => manual::write(dir)?,
         Command::Report(report) => return show_reports(&args.bus, report, args.json, style),
         Command::Cause(of) => {
             let ended = Broker::connect(&args.bus)?.cause(of.object, of.point)?;
@@ -83,6 +93,51 @@ fn run(args: &Args) -> Result<u8, Failure> {
             }
             return Ok(if diagnosis.ok { 0 } else { exit::FAILURE });
         }
+    }
+    Ok(0)
+}
+
+/// For what waits for more than one thing.
+fn running<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::NoRuntime)?;
+    let done = runtime.block_on(what);
+    // A thread that waits for keys may wait on; nothing else is left to do.
+    runtime.shutdown_background();
+    done
+}
+
+async fn show_holders(args: &Args, of: &HoldersArgs, style: Style) -> Result<u8, Failure> {
+    let (device, found) = holders::look(&args.bus, &of.device).await?;
+    match (args.json, of.tree) {
+        (true, _) => print_json(&holders::json(&device, &found))?,
+        (false, true) => print(&render::holders::tree(&device, &found, style))?,
+        (false, false) => print(&render::holders::holders(&device, &found, style))?,
+    };
+    Ok(0)
+}
+
+async fn eject(args: &Args, what: &EjectArgs, style: Style) -> Result<u8, Failure> {
+    let options = what.options();
+    let mut progress = Progress::on_stdout(style, args.json);
+    let job = eject::eject(&args.bus, &what.device, &options, &mut progress).await?;
+    let (shown, result) = eject::verdict(&job, &options, style);
+    if args.json {
+        print_json(&eject::json(&job))?;
+    } else {
+        print(&shown)?;
+    }
+    result.map(|()| 0)
+}
+
+async fn attach(args: &Args, how: &AttachArgs) -> Result<u8, Failure> {
+    let came = attach::attach(&args.bus, how.timeout).await?;
+    if args.json {
+        print_json(&attach::json(&came))?;
+    } else {
+        print(&attach::text(&came))?;
     }
     Ok(0)
 }
@@ -134,25 +189,4 @@ fn show_reports(bus: &Bus, args: &ReportArgs, as_json: bool, style: Style) -> Re
     }
     print(&text)?;
     Ok(0)
-}
-
-/// The clock of the service's times.
-fn now_ns() -> Option<u64> {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
-    u64::try_from(Duration::from(now).as_nanos()).ok()
-}
-
-fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value:#}\n"))
-}
-
-/// Writes to standard output. Whoever reads it may have seen enough, as `head` has.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::Write { path: "standard output".to_owned(), error })
-        }
-        _ => Ok(()),
-    }
 }

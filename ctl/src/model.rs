@@ -142,7 +142,7 @@ pub struct ClientCounts {
     pub timelines: u32,
 }
 
-fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Failure>
+pub(crate) fn take<T>(properties: &mut Properties, name: &str) -> Result<T, Failure>
 where
     T: TryFrom<OwnedValue>,
     T::Error: std::fmt::Display,

@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::agent::Agent;
 use crate::bus::{Broker, Bus};
 use crate::failure::Failure;
 use crate::model::Device;
 use crate::render::text::{clean, duration};
 use crate::select;
-
-/// The longest that the service puts one off.
-const LATEST: Duration = Duration::from_secs(3600);
 
 /// One that the service has taken on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +32,7 @@ pub fn rehearse(
 ) -> Result<Rehearsal, Failure> {
     let devices = Broker::connect(bus)?.snapshot()?.devices;
     let &Device { id: device, ref name, .. } = select::device(wanted, &devices)?;
+    let _agent = Agent::for_terminal(bus);
     let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
     Broker::connect_to_wait(bus)?.rehearse(device, client.unwrap_or(0), after_ms)?;
     Ok(Rehearsal { device, name: name.clone(), client, after })
@@ -82,43 +81,9 @@ pub fn client(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A time: `500ms`, `2s`, `1.5min`, `1h`.
-///
-/// # Errors
-/// It is none, or longer than a rehearsal can be put off.
-pub fn time(text: &str) -> Result<Duration, String> {
-    let unit_at = text.find(|ch: char| ch.is_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let seconds = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return Err("expected a number with a unit: `500ms`, `2s`, `1min`".to_owned()),
-    };
-    let number: f64 = number.parse().map_err(|_| format!("{number:?} is no number"))?;
-    match Duration::try_from_secs_f64(number * seconds) {
-        Ok(time) if time <= LATEST => Ok(time),
-        Ok(_) => Err("a rehearsal can be put off by one hour at most".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_have_units() {
-        for (text, ms) in
-            [("500ms", 500), ("2s", 2000), ("1.5min", 90_000), ("0s", 0), ("1h", 3_600_000)]
-        {
-            assert_eq!(time(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "2", "s", "-1s", "61min", "1d", "nans", "1e300h"] {
-            assert!(time(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn clients_are_named_as_they_are_shown() {

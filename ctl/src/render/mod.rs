@@ -1,5 +1,7 @@
 //! Reports for people: as text and as a picture.
 
+pub mod held;
+pub mod holders;
 mod layout;
 mod picture;
 mod report;
@@ -14,5 +16,5 @@ pub mod text;
 
 pub use picture::{Lane, MarkAt, Span, TimelinePicture, Tone};
 pub use report::{report_table, report_table_styled};
-pub use style::{Paint, Style};
+pub use style::{Paint, Style, stdout_redraws};
 pub use svg::timeline_svg;

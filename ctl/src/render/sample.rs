@@ -1,8 +1,11 @@
-//! Reports for tests.
+//! Reports and holders for tests.
 
+use dmashare_proto::holders::Holders;
 use dmashare_proto::message::Cause;
 use dmashare_proto::report::{ImplicitFence, Mark, Overdue, Step, UnplugReport};
 use dmashare_proto::{DeviceId, ObjectId};
+
+use crate::model::{Device, DeviceCounts};
 
 /// CLOCK_MONOTONIC of the sample's event.
 pub(crate) const ZERO: u64 = 5_000_000_000;
@@ -48,5 +51,26 @@ pub(crate) fn report() -> UnplugReport {
             action: "disconnect".to_owned(),
         }],
         rehearsed_for: None,
+    }
+}
+
+/// A card that is held by all kinds of processes, one with a name that means harm.
+pub(crate) fn holders() -> Holders {
+    serde_json::from_str(include_str!("../../tests/holders.json")).unwrap()
+}
+
+/// The card that they hold.
+pub(crate) fn device() -> Device {
+    Device {
+        id: 3,
+        name: "0000:01:00.0".to_owned(),
+        pci: "0000:01:00.0".to_owned(),
+        driver: "amdgpu".to_owned(),
+        nodes: vec!["/dev/dri/card1".to_owned(), "/dev/dri/renderD129".to_owned()],
+        removable: true,
+        removable_reason: "behind Thunderbolt (0-1)".to_owned(),
+        state: "present".to_owned(),
+        counts: DeviceCounts { buffers: 12, imports: 3, fences: 7, ..DeviceCounts::default() },
+        ..Device::default()
     }
 }

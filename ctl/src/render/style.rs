@@ -33,10 +33,9 @@ impl Style {
     #[must_use]
     pub fn of_stdout() -> Self {
         let terminal = std::io::stdout().is_terminal();
-        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
-            colour: terminal && !dumb && !set("NO_COLOR"),
+            colour: stdout_redraws() && !no_colour,
             // A terminal without a size (a serial line, a recorder) wraps by itself.
             width: Table::new().width().filter(|width| terminal && *width >= 40),
         }
@@ -75,6 +74,13 @@ impl Style {
         }
         table
     }
+}
+
+/// Whether what is on standard output can be drawn over, as on a terminal that is not dumb.
+#[must_use]
+pub fn stdout_redraws() -> bool {
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    std::io::stdout().is_terminal() && !dumb
 }
 
 /// Keeps all columns whole but the `flexible`, which are broken into lines where room is short: an

@@ -2,9 +2,11 @@
 //! numbers for people.
 
 use std::fmt::Write as _;
+use std::time::SystemTime;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Replaces what could steer a terminal, break a line or reorder the text by a visible escape.
 #[must_use]
@@ -70,6 +72,18 @@ pub fn grouped(number: u64) -> String {
     out
 }
 
+/// `9,999`, `12.3k`, `4.5M`: a number in five columns.
+#[must_use]
+pub fn short(number: u32) -> String {
+    let of = f64::from(number);
+    match number {
+        ..10_000 => grouped(number.into()),
+        10_000..99_950 => format!("{:.1}k", of / 1e3),
+        99_950..999_500 => format!("{:.0}k", of / 1e3),
+        _ => format!("{:.1}M", of / 1e6),
+    }
+}
+
 /// A time in microseconds: `21 µs`, `61,204 µs`, and from ten seconds on `12.3 s`.
 #[must_use]
 pub fn micros(us: f64) -> String {
@@ -102,6 +116,41 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
+/// A size: `512 B`, `12 KiB`, `8.3 MiB`, `1.5 GiB`.
+#[must_use]
+pub fn bytes(number: u64) -> String {
+    #[allow(clippy::cast_precision_loss, reason = "shown with two digits")]
+    let size = number as f64;
+    match number {
+        0..0x400 => format!("{number} B"),
+        0x400..0x10_0000 => format!("{:.0} KiB", size / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", size / 1_048_576.0),
+        _ => format!("{:.1} GiB", size / 1_073_741_824.0),
+    }
+}
+
+/// [`clean`], then cut to fit into so many columns of a terminal, with an ellipsis where it was cut.
+#[must_use]
+pub fn fit(text: &str, columns: usize) -> String {
+    let text = clean(text);
+    if text.width() <= columns {
+        return text;
+    }
+    let mut out = String::new();
+    let mut used = 1;
+    for ch in text.chars() {
+        used += ch.width().unwrap_or(0);
+        if used > columns {
+            break;
+        }
+        out.push(ch);
+    }
+    if columns > 0 {
+        out.push('…');
+    }
+    out
+}
+
 /// `1 buffer`, `2 buffers`.
 #[must_use]
 pub fn count(number: u32, one: &str, many: &str) -> String {
@@ -129,6 +178,21 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The time of day in the user's time zone, with milliseconds.
+#[must_use]
+pub fn time_of_day(at: SystemTime) -> String {
+    time_of_day_in(at, TimeZone::system())
+}
+
+/// The same in a zone.
+#[must_use]
+pub fn time_of_day_in(at: SystemTime, zone: TimeZone) -> String {
+    match Timestamp::try_from(at) {
+        Ok(stamp) => stamp.to_zoned(zone).strftime("%H:%M:%S.%3f").to_string(),
+        Err(_) => "??:??:??".to_owned(),
+    }
 }
 
 /// A wall-clock time in the user's time zone.
@@ -178,6 +242,8 @@ mod tests {
         assert_eq!(grouped(0), "0");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
+        let short = [9_999, 12_345, 99_949, 99_950, 999_499, 999_500].map(short);
+        assert_eq!(short, ["9,999", "12.3k", "99.9k", "100k", "999k", "1.0M"]);
         assert_eq!(micros(20.6), "21 µs");
         assert_eq!(micros(-5_000.0), "−5,000 µs");
         assert_eq!(micros(-0.2), "0 µs");
@@ -186,6 +252,26 @@ mod tests {
         assert_eq!(duration(12_500_000), "12.5 ms");
         assert_eq!(duration(3_200_000_000), "3.2 s");
         assert_eq!(duration(240_000_000_000), "4 min");
+    }
+
+    #[test]
+    fn sizes_are_read_at_a_glance() {
+        let sizes = [0, 1023, 12_288, 8_700_000, 3 << 29].map(bytes);
+        assert_eq!(sizes, ["0 B", "1023 B", "12 KiB", "8.3 MiB", "1.5 GiB"]);
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        assert_eq!(fit("東京都", 6), "東京都");
+        assert_eq!(fit("東京都", 5), "東京…");
+        assert_eq!(fit("東京都", 4), "東…");
+        assert_eq!((fit("ab", 1).as_str(), fit("ab", 0).as_str()), ("…", ""));
+    }
+
+    #[test]
+    fn a_time_of_day_has_milliseconds() {
+        let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_767_323_045_042);
+        assert_eq!(time_of_day_in(at, TimeZone::UTC), "03:04:05.042");
     }
 
     #[test]

@@ -1,21 +1,28 @@
 //! The stand-in: the interfaces of the service, with fixed answers.
 
+use std::collections::HashMap;
+
+use dmashare_proto::holders::Holders;
 use dmashare_proto::message::Cause;
 use dmashare_proto::report::{Mark, Step, UnplugReport};
 use dmashare_proto::{DeviceId, ObjectId};
 use zbus::blocking::Connection;
 use zbus::blocking::connection::Builder;
 use zbus::fdo::ObjectManager;
-use zbus::zvariant::OwnedObjectPath;
+use zbus::zvariant::{OwnedObjectPath, OwnedValue};
 use zbus::{DBusError, interface};
 
-const PATH: &str = "/org/dmashare/Broker1";
+use super::jobs::{self, Plan};
+
+pub const PATH: &str = "/org/dmashare/Broker1";
 
 /// What the stand-in tells.
 pub struct Told {
     pub reports: String,
     pub probe: String,
     pub devices: bool,
+    /// How ejects go.
+    pub plan: Plan,
 }
 
 impl Default for Told {
@@ -27,6 +34,7 @@ impl Default for Told {
                 {"backend":"vgem","ok":true,"why":"card2"}]}"#
                 .to_owned(),
             devices: true,
+            plan: Plan::Refuses,
         }
     }
 }
@@ -119,6 +127,18 @@ impl Broker {
     fn probe(&self) -> String {
         self.0.probe.clone()
     }
+    async fn attach(
+        &self,
+        #[zbus(header)] header: zbus::message::Header<'_>,
+        #[zbus(object_server)] server: &zbus::ObjectServer,
+    ) -> Result<(), Error> {
+        asks_people(&header);
+        if self.0.devices {
+            let came = Device { id: 11, name: "0000:01:00.0", ..card() };
+            server.at(format!("{PATH}/device/d11"), came).await?;
+        }
+        Ok(())
+    }
     fn get_cause(&self, object: u64, point: u64) -> Result<(String, i32, u64), Error> {
         match (object, point) {
             (17, 0 | 4) => Ok(("wedged".to_owned(), 5, 7_000_000_000)),
@@ -127,13 +147,33 @@ impl Broker {
     }
 }
 
-struct Device {
+fn asks_people(header: &zbus::message::Header<'_>) {
+    let flags = header.primary().flags();
+    assert!(flags.contains(zbus::message::Flags::AllowInteractiveAuth));
+}
+
+/// A device of the stand-in.
+pub struct Device {
     id: u64,
     name: &'static str,
     driver: &'static str,
     nodes: Vec<String>,
     removable: Option<&'static str>,
     lost: bool,
+    plan: Plan,
+}
+
+/// One that can be pulled, and is there.
+fn card() -> Device {
+    Device {
+        id: 2,
+        name: "0000:01:00.0",
+        driver: "virtio_gpu",
+        nodes: vec!["/dev/dri/card1".to_owned()],
+        removable: Some("the slot is hot-pluggable"),
+        lost: false,
+        plan: Plan::Refuses,
+    }
 }
 
 macro_rules! constants {
@@ -150,11 +190,14 @@ macro_rules! constants {
 /// What `Rehearse` can fail with.
 #[derive(Debug, zbus::DBusError)]
 #[zbus(prefix = "org.dmashare.Error")]
-enum Refused {
+enum CallError {
     #[zbus(error)]
     ZBus(zbus::Error),
     DeviceLost(String),
     NotAuthorized(String),
+    Refused(String),
+    Busy(String),
+    Unsupported(String),
 }
 
 constants! { Device, "org.dmashare.Device1",
@@ -165,16 +208,42 @@ constants! { Device, "org.dmashare.Device1",
             client: u64,
             after_ms: u32,
             #[zbus(header)] header: zbus::message::Header<'_>,
-        ) -> Result<(), Refused> {
-            let flags = header.primary().flags();
-            assert!(flags.contains(zbus::message::Flags::AllowInteractiveAuth));
+        ) -> Result<(), CallError> {
+            asks_people(&header);
             if self.lost {
-                return Err(Refused::DeviceLost(format!("device {} is lost already", self.id)));
+                return Err(CallError::DeviceLost(format!("device {} is lost already", self.id)));
             }
             match (client, after_ms) {
                 (6, 1500) => Ok(()),
                 (0, 0) => Ok(()),
-                _ => Err(Refused::NotAuthorized("client 5 is another user's".to_owned())),
+                _ => Err(CallError::NotAuthorized("client 5 is another user's".to_owned())),
+            }
+        }
+
+        fn get_holders(&self) -> Result<String, CallError> {
+            match self.id {
+                2 => Err(CallError::DeviceLost("device 2 is lost".to_owned())),
+                3 => Ok(jobs::HOLDERS.to_owned()),
+                _ => Ok(serde_json::to_string(&Holders::default()).unwrap()),
+            }
+        }
+
+        async fn eject(
+            &self,
+            options: HashMap<String, OwnedValue>,
+            #[zbus(header)] header: zbus::message::Header<'_>,
+            #[zbus(connection)] bus: &zbus::Connection,
+        ) -> Result<OwnedObjectPath, CallError> {
+            asks_people(&header);
+            match (self.lost, self.name, &self.plan) {
+                (true, ..) => Err(CallError::DeviceLost(format!("device {} is lost", self.id))),
+                (_, "vkms", _) => Err(CallError::Unsupported("vkms is not on a PCI bus".to_owned())),
+                (.., Plan::Blocked) => {
+                    Err(CallError::Refused("recorder (pid 4711) blocks it: a recording".to_owned()))
+                }
+                (.., Plan::IsBusy) => Err(CallError::Busy("j7 is at it".to_owned())),
+                (.., Plan::NotAuthorised) => Err(CallError::NotAuthorized("polkit said no".to_owned())),
+                (.., plan) => Ok(jobs::begin(bus, self.id, self.name, *plan, &options).await?),
             }
         }
     ],
@@ -197,10 +266,11 @@ constants! { Device, "org.dmashare.Device1",
     report: String = |_me| String::new();
 }
 
-struct Client {
-    id: u64,
-    name: &'static str,
-    unit: &'static str,
+/// A client of the stand-in.
+pub struct Client {
+    pub id: u64,
+    pub name: &'static str,
+    pub unit: &'static str,
 }
 
 constants! { Client, "org.dmashare.Client1", [],
@@ -218,16 +288,10 @@ constants! { Client, "org.dmashare.Client1", [],
 }
 
 pub fn serve(address: &str, told: Told) -> Connection {
+    let plan = told.plan;
     let nodes = |numbers: &[u32]| numbers.iter().map(|n| format!("/dev/dri/card{n}")).collect();
     let devices = [
-        Device {
-            id: 2,
-            name: "0000:01:00.0",
-            driver: "virtio_gpu",
-            nodes: nodes(&[1]),
-            removable: Some("the slot is hot-pluggable"),
-            lost: true,
-        },
+        Device { lost: true, ..card() },
         Device {
             id: 3,
             name: "0000:00:02.0",
@@ -235,6 +299,7 @@ pub fn serve(address: &str, told: Told) -> Connection {
             nodes: vec!["/dev/dri/card0".to_owned(), "/dev/dri/renderD128".to_owned()],
             removable: None,
             lost: false,
+            plan,
         },
         Device {
             id: 10,
@@ -243,6 +308,7 @@ pub fn serve(address: &str, told: Told) -> Connection {
             nodes: nodes(&[3]),
             removable: None,
             lost: false,
+            plan,
         },
     ];
     let clients = [

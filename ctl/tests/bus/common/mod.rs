@@ -1,15 +1,23 @@
 //! A private bus with a stand-in for the service.
 
+mod jobs;
+mod notifications;
 mod service;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use zbus::blocking::Connection;
 
-pub use service::Told;
+pub use jobs::Plan;
+pub use notifications::{Notification, Notifications};
+pub use service::{Client, PATH, Told};
 
 /// What a bus lets its users do.
 pub enum Policy {
@@ -68,6 +76,13 @@ impl PrivateBus {
         ran(command.output().unwrap())
     }
 
+    /// Starts the tool on this bus, its output to be read while it runs.
+    pub fn start_ctl(&self, args: &[&str]) -> Running {
+        let mut command = ctl();
+        command.env("DMASHARE_BUS", &self.address).args(args);
+        Running::start(&mut command)
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -107,5 +122,62 @@ pub fn ran(output: Output) -> Ran {
         code: output.status.code().expect("ended by a signal"),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A run takes a second, on a machine that has much else to do.
+const RUNS_AT_MOST: Duration = Duration::from_secs(60);
+
+/// The tool while it runs; killed when it is dropped.
+pub struct Running {
+    child: Child,
+    /// Kills it when it has run for too long; ended by being dropped.
+    _watchdog: Sender<()>,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (watchdog, ended) = channel();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        std::thread::spawn(move || {
+            if ended.recv_timeout(RUNS_AT_MOST) == Err(RecvTimeoutError::Timeout) {
+                // Not waited for yet, so the number is still its own.
+                kill(pid, Signal::SIGKILL).unwrap();
+            }
+        });
+        Self { child, _watchdog: watchdog, out }
+    }
+
+    /// The next line, without its end; empty if there is none any more.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// The rest of what it says, and its code.
+    pub fn end(mut self) -> Ran {
+        let mut out = String::new();
+        self.out.read_to_string(&mut out).unwrap();
+        let mut err = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        let code = self.child.wait().unwrap().code().expect("ended by a signal");
+        Ran { code, out, err }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        _ = self.child.kill();
+        _ = self.child.wait();
     }
 }
