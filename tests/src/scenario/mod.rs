@@ -165,6 +165,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("event-loops", event_loops::run),
     Scenario::new("eject/free", eject::free),
     Scenario::new("eject/client", eject::client),
+    Scenario { backends: ONCE, ..Scenario::new("eject/keep", eject::keep) },
     Scenario {
         backends: ONCE,
         config: BRIEF,

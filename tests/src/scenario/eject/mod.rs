@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, bail, ensure};
 use dmashare::{
-    Cause, Connection, DeviceId, ErrorCode, ExportedBuffer, Grant, ImportedBuffer, Importer,
-    InhibitMode, LossPolicy,
+    Access, Cause, Connection, DeviceId, ErrorCode, Event, ExportedBuffer, Grant, ImportedBuffer,
+    Importer, InhibitMode, LossPolicy, Protection,
 };
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -139,8 +139,8 @@ pub(super) fn client(world: &mut World) -> Result<()> {
     let own = own.context("it is not among the holders")?;
     ensure!(own.clients.iter().any(|client| client.on_loss == "wait"), "{own:?}");
     let mut bytes = [0; 4];
-    let mapped = held.1.map(0, dmashare::Protection::Read)?;
-    let bracket = mapped.begin(dmashare::Access::Read)?;
+    let mapped = held.1.map(0, Protection::Read)?;
+    let bracket = mapped.begin(Access::Read)?;
     mapped.copy_to_slice(0, &mut bytes)?;
     bracket.end().context("a refused eject has taken something")?;
     is_as_before(world, &program)?;
@@ -151,7 +151,7 @@ pub(super) fn client(world: &mut World) -> Result<()> {
     let error = program.share().err().context("something new was made")?;
     let code = error.downcast_ref::<dmashare::Error>().and_then(dmashare::Error::code);
     ensure!(code == Some(ErrorCode::DRAINING), "{error:#}");
-    let bracket = mapped.begin(dmashare::Access::Read)?;
+    let bracket = mapped.begin(Access::Read)?;
     bracket.end()?;
     ensure!(job.cancel()?.is_ok(), "it was too late");
     ends(&job, "cancelled")?;
@@ -160,9 +160,45 @@ pub(super) fn client(world: &mut World) -> Result<()> {
     program.connection.declare(LossPolicy::Wait, true)?;
     let job = begun(world, program.device, &[SHORT])?;
     ends(&job, "ejected")?;
-    let error = mapped.begin(dmashare::Access::Read).err().context("it can be used still")?;
+    let error = mapped.begin(Access::Read).err().context("it can be used still")?;
     ensure!(error.is_device_lost(), "{error}");
     drop((mapped, held));
+    comes_back(world, program.device).map(drop)
+}
+
+/// A client is told that it is to let go, has the last frame copied by the library, and lets go.
+pub(super) fn keep(world: &mut World) -> Result<()> {
+    let program = Program::new(world)?;
+    let (exported, imported) = program.share()?;
+    let frame = imported.map(0, Protection::ReadWrite)?;
+    let bracket = frame.begin(Access::Write)?;
+    frame.copy_from_slice(0, &[0x5a; 4096])?;
+    bracket.end()?;
+    imported.preserve_on_request(true);
+    // Time alone would not let it go on: it drains for twenty minutes.
+    let job = begun(world, program.device, &[("timeout-ms", Value::U32(3_600_000))])?;
+    let copy = loop {
+        let events = program.connection.dispatch(Some(BOUND))?;
+        ensure!(!events.is_empty(), "nobody has asked");
+        let asked = events.into_iter().find_map(|event| match event {
+            Event::RemovalRequested(removal) => Some(removal),
+            _ => None,
+        });
+        if let Some(asked) = asked {
+            ensure!(asked.why.contains("an eject"), "{}", asked.why);
+            let (_, copy) = asked.preserved.into_iter().next().context("nothing was kept")?;
+            break copy?;
+        }
+    };
+    ensure!(job.stage()? == "draining", "it has not waited");
+    drop((frame, imported, exported));
+    ends(&job, "ejected")?;
+    let kept = copy.map(0, Protection::Read)?;
+    let mut bytes = [0; 4096];
+    let bracket = kept.begin(Access::Read)?;
+    kept.copy_to_slice(0, &mut bytes)?;
+    bracket.end()?;
+    ensure!(bytes == [0x5a; 4096], "the kept frame has other pixels");
     comes_back(world, program.device).map(drop)
 }
 

@@ -130,11 +130,13 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
             let device = comes_back(world, device)?;
             // udev tells it that the card has come, and it tells nobody.
             let node = world.egpu()?.primary().to_string_lossy().into_owned();
+            let mut seen = Vec::new();
             eventually("it has the card again", BOUND, || {
                 let now = world.bus().holders(device)?.map_err(|why| anyhow::anyhow!("{why:?}"))?;
-                Ok(of_it(&now.processes).is_some_and(|holder| has_node(&holder, &node)))
+                seen = now.processes;
+                Ok(of_it(&seen).is_some_and(|holder| has_node(&holder, &node)))
             })
-            .with_context(|| desktop.log())?;
+            .with_context(|| format!("{node}: {seen:?}\n{}", desktop.log()))?;
             show(format_args!("{} has taken the card up again", kind.name()));
             desktop.is_alive()?;
         }
