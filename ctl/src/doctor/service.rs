@@ -57,8 +57,32 @@ pub(super) fn look(host: &Host<'_>, service: &ServiceState) -> Vec<Finding> {
     // On a bus of its own it needs no policy and no units.
     findings.push(policy(host, running));
     findings.push(socket(host, running));
+    findings.push(helpers(host));
     findings.push(state(host, service));
     findings
+}
+
+/// Without them all works but who holds a GPU, and ejects.
+fn helpers(host: &Host<'_>) -> Finding {
+    let names = ["holders", "pci"];
+    let missing: Vec<String> = names
+        .into_iter()
+        .filter(|name| !host.sees(&format!("/run/dmashare/helpers/{name}.sock")))
+        .map(|name| format!("dmashare-{name}.socket"))
+        .collect();
+    if missing.is_empty() {
+        return Finding::ok("helpers", "holders can be looked up, and GPUs ejected");
+    }
+    let missing = missing.join(" ");
+    Finding::warning(
+        "helpers",
+        format!("{missing} is not there: holders cannot be looked up, or GPUs not be ejected"),
+        if installed(host) {
+            format!("systemctl enable --now {missing}")
+        } else {
+            INSTALL.to_owned()
+        },
+    )
 }
 
 fn udev(host: &Host<'_>) -> Finding {

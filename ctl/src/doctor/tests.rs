@@ -72,6 +72,8 @@ impl Machine {
         machine.write("/run/udev/control", "");
         machine.write("/usr/share/dbus-1/system.d/org.dmashare.Broker1.conf", "");
         machine.write("/usr/lib/systemd/system/dmashared.service", "");
+        machine.write("/run/dmashare/helpers/holders.sock", "");
+        machine.write("/run/dmashare/helpers/pci.sock", "");
         machine.card("card0", "0000:01:00.0");
         machine
     }
@@ -199,15 +201,24 @@ fn each_lack_has_a_sentence_and_a_remedy() {
     machine.remove("/run/udev/control");
     machine.remove("/usr/share/dbus-1/system.d/org.dmashare.Broker1.conf");
     machine.remove("/run/dmashare/broker.sock");
+    machine.remove("/run/dmashare/helpers/pci.sock");
     machine.remove("/sys/class/drm/card0/device");
     fs::remove_dir(machine.root.path().join("sys/class/drm/card0")).unwrap();
     machine.write("/proc/sys/kernel/osrelease", "5.15.0\n");
     let nothing = Answers::default();
     let host = Host::at(machine.root.path(), &nothing, true);
     let diagnosis = diagnose(&host, &ServiceState::Stopped);
-    for id in
-        ["kernel", "udev", "dbus-policy", "socket", "service", "devices", "udmabuf", "dma-heap"]
-    {
+    for id in [
+        "kernel",
+        "udev",
+        "dbus-policy",
+        "socket",
+        "helpers",
+        "service",
+        "devices",
+        "udmabuf",
+        "dma-heap",
+    ] {
         let finding = found(&diagnosis, id);
         assert!(finding.level != Level::Ok && finding.todo.is_some(), "{finding:?}");
     }

@@ -118,6 +118,22 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
     ensure!(holder.role == Part::Compositor, "{holder:?}");
     ensure!(has_node(&holder, &card.primary().to_string_lossy()), "{holder:?}");
 
+    // One that does not take place: it is told that the card stays.
+    let program = Program::new(world)?;
+    let buffer = program.share()?;
+    let job = begun(world, device, &[("timeout-ms", Value::U32(3000))])?;
+    ends(&job, "refused")?;
+    drop(buffer);
+    let node = card.primary().to_string_lossy().into_owned();
+    let mut seen = Vec::new();
+    eventually("it has the card again", BOUND, || {
+        seen = world.bus().holders(device)?.map_err(|why| anyhow::anyhow!("{why:?}"))?.processes;
+        Ok(of_it(&seen).is_some_and(|holder| has_node(&holder, &node)))
+    })
+    .with_context(|| format!("{seen:?}\n{}", desktop.log()))?;
+    let again = of_it(&seen).context("it has just been there")?;
+    show(format_args!("after one that was refused {} holds {}", kind.name(), told(&again)));
+
     let job = begun(world, device, &[("timeout-ms", Value::U32(20_000))])?;
     let (outcome, message) = job.wait_ended(BOUND)?;
     let last = of_it(&job.holders()?.processes);
@@ -127,17 +143,7 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
     desktop.is_alive()?;
     match outcome.as_str() {
         "ejected" => {
-            let device = comes_back(world, device)?;
-            // udev tells it that the card has come, and it tells nobody.
-            let node = world.egpu()?.primary().to_string_lossy().into_owned();
-            let mut seen = Vec::new();
-            eventually("it has the card again", BOUND, || {
-                let now = world.bus().holders(device)?.map_err(|why| anyhow::anyhow!("{why:?}"))?;
-                seen = now.processes;
-                Ok(of_it(&seen).is_some_and(|holder| has_node(&holder, &node)))
-            })
-            .with_context(|| format!("{node}: {seen:?}\n{}", desktop.log()))?;
-            show(format_args!("{} has taken the card up again", kind.name()));
+            comes_back(world, device)?;
             desktop.is_alive()?;
         }
         "refused" => {
