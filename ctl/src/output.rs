@@ -33,7 +33,7 @@ pub fn print(text: &str) -> Result<Reader, Failure> {
 /// Writes an object for programs.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json(value: &Value) -> Result<Reader, Failure> {
     print(&format!("{value:#}\n"))
 }

@@ -35,7 +35,7 @@ const REDRAW: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// No such device; the service refuses, or stops; the kernel is stuck; the user left. How the job
-/// ended, [`verdict`] says.
+/// ended, [`verdict()`] says.
 pub async fn eject(
     bus: &Bus,
     wanted: &str,

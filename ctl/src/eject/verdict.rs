@@ -74,7 +74,11 @@ fn in_the_way(job: &Job, style: Style) -> String {
         out = holders::table(&active, style);
     }
     for other in found.others.iter().filter(|other| other.active) {
-        out += &format!("{}: {}\n", clean(&other.kind), clean(&other.text));
+        let mark = holders::state(true, style);
+        out += &format!("{mark}  {}: {}\n", clean(&other.kind), clean(&other.text));
+    }
+    if !out.is_empty() {
+        out.push('\n');
     }
     out
 }

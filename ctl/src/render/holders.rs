@@ -68,7 +68,8 @@ pub(super) fn held_in_order(holder: &Holder) -> Vec<&Held> {
     all
 }
 
-pub(super) fn state(active: bool, style: Style) -> String {
+/// In a word, as the tables have it.
+pub(crate) fn state(active: bool, style: Style) -> String {
     if active { style.paint(Paint::Bad, "active") } else { style.paint(Paint::Faint, "idle") }
 }
 

@@ -5,5 +5,6 @@ mod eject;
 mod holders;
 mod manual;
 mod notify;
+mod screen;
 mod shows;
 mod watch;
