@@ -128,7 +128,7 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
     let mut seen = Vec::new();
     eventually("it has the card again", BOUND, || {
         seen = world.bus().holders(device)?.map_err(|why| anyhow::anyhow!("{why:?}"))?.processes;
-        Ok(of_it(&seen).is_some_and(|holder| has_node(&holder, &node)))
+        Ok(of_it(&seen).is_some_and(|holder| has_node(&holder, &node) && holder.is_active()))
     })
     .with_context(|| format!("{seen:?}\n{}", desktop.log()))?;
     let again = of_it(&seen).context("it has just been there")?;
