@@ -260,8 +260,8 @@ fn a_name_of_a_node_is_no_hold() {
 #[test]
 fn a_descriptor_of_a_high_number_is_found() {
     let _alone = alone();
-    let mut child = Command::new("sh")
-        .args(["-c", "exec 9< /dev/full && echo ready && exec sleep 1000"])
+    let mut child = Command::new("bash")
+        .args(["-c", "exec 200< /dev/full && echo ready && exec sleep 1000"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

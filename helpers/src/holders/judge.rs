@@ -77,12 +77,13 @@ impl Judge<'_> {
         for open in opens {
             let info = &open.info;
             // Several descriptors may be of one open file.
-            let known = |client: &&mut DrmClient| info.client == Some(client.id);
-            if drm.iter_mut().find(known).is_some() {
+            if drm.iter().any(|client| info.client == Some(client.id)) {
                 continue;
             }
             let master = self.masters.is_master(seen, open);
-            if info.driver.is_empty() && !master {
+            // A driver that says nothing tells of its master alone, which is one open file.
+            let is_known = master && drm.iter().any(|client| client.master);
+            if info.driver.is_empty() && (!master || is_known) {
                 continue;
             }
             let resident_kib = info.resident_kib;

@@ -17,6 +17,8 @@ use std::time::Instant;
 
 use dmashare_proto::holders::{Held, Holder, Holders, Look, Looked, What};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use beside::Clients;
 use fdinfo::BufferInfo;
 use fences::Asker;
@@ -100,8 +102,14 @@ fn scan_all(target: &Target) -> io::Result<Scanned> {
     let next = AtomicUsize::new(0);
     let workers = thread::available_parallelism().map_or(1, usize::from).min(WORKERS);
     let parts: Vec<Scanned> = thread::scope(|scope| {
-        let work = || scope.spawn(|| scan_some(target, proc.as_fd(), &pids, &next));
-        let started: Vec<_> = (0..workers).map(|_| work()).collect();
+        let (proc, pids, next) = (proc.as_fd(), &pids, &next);
+        let work = |place: usize| {
+            scope.spawn(move || {
+                spread(place);
+                scan_some(target, proc, pids, next)
+            })
+        };
+        let started: Vec<_> = (0..workers).map(work).collect();
         started.into_iter().filter_map(|worker| worker.join().ok()).collect()
     });
     if parts.len() < workers {
@@ -112,6 +120,18 @@ fn scan_all(target: &Target) -> io::Result<Scanned> {
     let mut all = parts.fold(first, Scanned::and);
     all.seen.sort_by_key(|seen| seen.pid);
     Ok(all)
+}
+
+/// Puts a worker on a processor of its own: a look is so short that on a busy machine it is over before
+/// the scheduler has moved one of them away from the other. Where it may not be, it is slower.
+fn spread(place: usize) {
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let own = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).nth(place);
+    if let Some(cpu) = own {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        let _slower = sched_setaffinity(None, &only);
+    }
 }
 
 /// A worker's share: whichever process comes next.

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags, openat, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, StatxFlags, openat, seek, statx};
 use rustix::io::Errno;
 
 use super::eyes::Eyes;
@@ -20,6 +20,8 @@ use super::target::Target;
 const ENTRIES: usize = 32 * 1024;
 /// /proc/PID/maps comes a page at a time, and a path may be as long.
 const LINES: usize = 16 * 1024;
+/// Numbers without a descriptor, after which counting up is the slower way.
+const GAPS: u32 = 8;
 /// Of a descriptor's number, and a zero.
 const DIGITS: usize = 11;
 
@@ -83,18 +85,21 @@ impl<'a> Scanner<'a> {
     fn descriptors(&mut self, seen: &mut Seen) -> Result<(), Errno> {
         let fds = open(seen, c"fd", OFlags::DIRECTORY)?;
         let size = statx(&fds, c"", AtFlags::EMPTY_PATH, StatxFlags::SIZE)?.stx_size;
-        let mut left = i32::try_from(size).unwrap_or(i32::MAX);
-        let (mut next, end) = (0, left.saturating_mul(2));
-        while left > 0 && next < end {
+        let (mut left, mut missed, mut next) = (size, 0, 0);
+        while left > 0 && missed < GAPS {
             let mut digits = [0; DIGITS];
             if self.eyes.descriptor(&fds, name_of(next, &mut digits), next, seen) {
                 left -= 1;
+            } else {
+                missed += 1;
             }
             next += 1;
         }
         if size > 0 && left == 0 {
             return Ok(());
         }
+        // The folder's offsets are the numbers, behind `.` and `..`.
+        seek(&fds, SeekFrom::Start(u64::from(next.unsigned_abs()) + 2))?;
         let mut entries = RawDir::new(&fds, &mut self.entries);
         while let Some(entry) = entries.next() {
             let entry = entry?;

@@ -72,6 +72,9 @@ fn number(text: &str) -> Option<(u32, u32)> {
 /// The group that VFIO gives out a device by, if it has one: its number, and the functions in it that are
 /// bound to VFIO.
 pub(super) fn vfio_group(pci: &str) -> Option<(String, Vec<String>)> {
+    if pci.is_empty() {
+        return None;
+    }
     let group = fs::read_link(folder(pci).join("iommu_group")).ok()?;
     let number = group.file_name()?.to_str()?.to_owned();
     let members = fs::read_dir(folder(pci).join("iommu_group/devices")).ok()?;

@@ -165,7 +165,7 @@ impl Keeper {
 /// The master is in the way, whoever has opened the card for it; another open node is not.
 fn nodes(world: &World, asked: &Asked) -> Result<()> {
     let first = asked.card.open()?;
-    let master = Keeper::new(world, "master", &[first.as_fd()])?;
+    let master = Keeper::new(world, "master", &[first.as_fd(), first.as_fd()])?;
     drop(first);
     let (second, render) = (asked.card.open()?, asked.card.open_render()?);
     let onlooker =
@@ -173,8 +173,9 @@ fn nodes(world: &World, asked: &Asked) -> Result<()> {
     drop((second, render));
 
     let held = asked.one(&master.0)?;
-    let is_master = matches!(&held.what, What::Node { drm, .. } if drm.iter().any(|it| it.master));
-    ensure!(is_master && held.fds == 1 && !held.active.is_empty(), "the master: {held:?}");
+    // Two descriptors of one open file, which the driver says nothing of.
+    let is_master = matches!(&held.what, What::Node { drm, .. } if drm.len() == 1 && drm[0].master);
+    ensure!(is_master && held.fds == 2 && !held.active.is_empty(), "the master: {held:?}");
     let holder = asked.of(&master.0)?.context("the master")?;
     ensure!(holder.role == Role::Compositor && holder.user == "alice", "{holder:?}");
     ensure!(holder.unit == "vm-agent.service" && holder.is_active(), "{holder:?}");
