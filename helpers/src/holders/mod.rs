@@ -1,11 +1,11 @@
 //! Looks who holds a device.
 //!
-//! 1. [`target`]: the numbers of all nodes that are looked for, from sysfs, /proc and the request;
-//! 2. [`scan`]: every process is looked through, by several workers, and what may be the device's is noted
-//!    ([`eyes`]);
-//! 3. [`judge`]: whose it is ([`whose`]), what is pending in it ([`fences`]), who is master ([`masters`]),
+//! 1. `target`: the numbers of all nodes that are looked for, from sysfs, /proc and the request;
+//! 2. `scan`: every process is looked through, by several workers, and what may be the device's is noted
+//!    (`eyes`);
+//! 3. `judge`: whose it is (`whose`), what is pending in it (`fences`), who is master (`masters`),
 //!    and so whether it is in an eject's way;
-//! 4. [`identity`]: who the process is; [`beside`]: what no process holds.
+//! 4. `identity`: who the process is; `beside`: what no process holds.
 
 use std::collections::HashMap;
 use std::ffi::CString;
