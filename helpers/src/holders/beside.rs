@@ -99,7 +99,9 @@ pub(super) fn of_processes(holders: &[Holder], unseen: u32) -> Vec<Other> {
         found.push(Other { kind: "store".to_owned(), text, active: init.is_active() });
     }
     if unseen > 0 {
-        let text = format!("{unseen} processes may not be looked into: that takes CAP_SYS_PTRACE");
+        let processes = if unseen == 1 { "process" } else { "processes" };
+        let text =
+            format!("{unseen} {processes} may not be looked into: that takes CAP_SYS_PTRACE");
         found.push(Other { kind: "unseen".to_owned(), text, active: false });
     }
     found

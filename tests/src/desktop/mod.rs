@@ -107,8 +107,11 @@ impl Desktop {
                     .arg(&config)
                     .env("WLR_RENDERER", "gles2")
                     .env("WLR_RENDERER_ALLOW_SOFTWARE", "1")
-                    .env("WLR_LIBINPUT_NO_DEVICES", "1")
-                    .env("WLR_DRM_DEVICES", paths.join(":"));
+                    .env("WLR_LIBINPUT_NO_DEVICES", "1");
+                // With all cards that there are it finds them by itself, also those that come.
+                if also.is_none() {
+                    start.env("WLR_DRM_DEVICES", &paths[0]);
+                }
             }
             Kind::Weston => {
                 start
