@@ -143,7 +143,17 @@ fn lets_go(world: &World, kind: Kind) -> Result<()> {
     desktop.is_alive()?;
     match outcome.as_str() {
         "ejected" => {
-            comes_back(world, device)?;
+            let device = comes_back(world, device)?;
+            let node = world.egpu()?.primary().to_string_lossy().into_owned();
+            eventually("it has the card that came", BOUND, || {
+                seen = world
+                    .bus()
+                    .holders(device)?
+                    .map_err(|why| anyhow::anyhow!("{why:?}"))?
+                    .processes;
+                Ok(of_it(&seen).is_some_and(|it| has_node(&it, &node) && it.is_active()))
+            })
+            .with_context(|| format!("{seen:?}\n{}", desktop.log()))?;
             desktop.is_alive()?;
         }
         "refused" => {
