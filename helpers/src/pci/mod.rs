@@ -38,11 +38,14 @@ pub fn serve(place: &Place, request: Request, out: &mut impl Write) {
 }
 
 fn carry_out(place: &Place, request: &Request) -> io::Result<()> {
-    let sysfs = match place {
-        Place::Sysfs(sysfs) => sysfs,
+    match place {
+        Place::Sysfs(sysfs) => in_sysfs(sysfs, request),
         #[cfg(feature = "simulate")]
-        Place::Simulated(folder) => return simulated::carry_out(folder, request),
-    };
+        Place::Simulated(folder) => simulated::carry_out(folder, request),
+    }
+}
+
+fn in_sysfs(sysfs: &Path, request: &Request) -> io::Result<()> {
     match request {
         Request::Nudge { nodes, action } => {
             nodes.iter().try_for_each(|node| nudge(sysfs, node, *action))
