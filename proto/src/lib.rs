@@ -3,6 +3,7 @@
 //!
 //! Everything but [`transport`] and [`fd_passing`] is free of I/O.
 
+pub mod activity;
 pub mod client;
 pub mod codec;
 pub mod error;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use dmashare_proto::activity::Activity;
 use dmashare_proto::holders::Holders;
 use serde::{Deserialize, Serialize};
 use zbus::proxy::MethodFlags;
@@ -115,6 +116,16 @@ impl Caller {
         let text: String = self.call(&path, DEVICE, "GetHolders", &(), ask).await?;
         serde_json::from_str(&text)
             .map_err(|error| Failure::Unexpected(format!("GetHolders: {error}")))
+    }
+
+    /// What goes on with each device.
+    ///
+    /// # Errors
+    /// It does not answer, or not as expected.
+    pub async fn activity(&self) -> Result<Vec<Activity>, Failure> {
+        let text: String = self.call(PATH, NAME, "GetActivity", &(), false).await?;
+        serde_json::from_str(&text)
+            .map_err(|error| Failure::Unexpected(format!("GetActivity: {error}")))
     }
 
     /// Starts to eject a device.

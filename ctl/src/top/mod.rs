@@ -119,7 +119,7 @@ async fn run(
             },
             number = signals.came() => return Ok(128 + number),
             _ = ticks.tick() => {
-                model.tick(began.elapsed());
+                watch(began, live.caller(), answer.clone());
                 None
             }
         };
@@ -129,6 +129,16 @@ async fn run(
             Some(action) => begin(action, live.caller(), answer.clone()),
         }
     }
+}
+
+/// Asks what goes on. A service that does not tell (an older one, or none at the moment) is no news.
+fn watch(began: Instant, caller: Caller, answer: UnboundedSender<Answer>) {
+    tokio::spawn(async move {
+        if let Ok(activity) = caller.activity().await {
+            // The screen may have ended.
+            _ = answer.send(Answer::Activity(began.elapsed(), activity));
+        }
+    });
 }
 
 /// The screen goes on while the service is asked.

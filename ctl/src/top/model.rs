@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
+use dmashare_proto::activity::Activity;
 use dmashare_proto::holders::Holders;
 use jiff::tz::TimeZone;
 use zbus::zvariant::OwnedObjectPath;
@@ -47,6 +48,8 @@ pub enum Answer {
     Begun(Result<OwnedObjectPath, String>),
     /// To [`Action::Cancel`].
     Cancelled(Result<(), String>),
+    /// What goes on, since the screen began.
+    Activity(Duration, Vec<Activity>),
 }
 
 /// The table that keys move in.
@@ -177,12 +180,6 @@ impl Model {
         }
     }
 
-    /// A second has passed, about.
-    pub fn tick(&mut self, now: Duration) {
-        self.rates.sample(now, &self.devices);
-        self.order();
-    }
-
     /// Something happened.
     pub fn happened(&mut self, event: Event, at: SystemTime) {
         if event == Event::Changed {
@@ -219,6 +216,10 @@ impl Model {
             Answer::Begun(Err(failure)) => self.tell("Not ejected", failure),
             Answer::Cancelled(Err(failure)) => self.tell("Not cancelled", failure),
             Answer::Cancelled(Ok(())) => {}
+            Answer::Activity(now, activity) => {
+                self.rates.sample(now, &activity);
+                self.order();
+            }
         }
     }
 

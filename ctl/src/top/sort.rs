@@ -6,8 +6,8 @@ use super::rates::Rates;
 use crate::model::{Client, Device};
 
 /// Headings of the devices.
-pub(super) const DEVICE_COLUMNS: [&str; 10] =
-    ["ID", "NAME", "DRIVER", "STATE", "BUF", "IMP", "FEN", "TL", "ΔBUF/s", "ΔFEN/s"];
+pub(super) const DEVICE_COLUMNS: [&str; 11] =
+    ["ID", "NAME", "DRIVER", "STATE", "BUF", "IMP", "FEN", "TL", "OLDEST", "BUF/s", "FEN/s"];
 /// Headings of the clients.
 pub(super) const CLIENT_COLUMNS: [&str; 9] =
     ["ID", "PID", "NAME", "UNIT", "ON LOSS", "BUF", "IMP", "FEN", "TL"];
@@ -36,6 +36,7 @@ impl Sort {
     pub(super) fn devices(self, devices: &mut [Device], rates: &Rates) {
         devices.sort_by(|a, b| {
             let rate = |device: &Device| rates.of(device.id);
+            let oldest = |device: &Device| rates.last(device.id).map(|it| it.oldest_ns);
             let order = match self.column {
                 1 => a.name.cmp(&b.name),
                 2 => a.driver.cmp(&b.driver),
@@ -44,8 +45,9 @@ impl Sort {
                 5 => b.counts.imports.cmp(&a.counts.imports),
                 6 => b.counts.fences.cmp(&a.counts.fences),
                 7 => b.counts.timelines.cmp(&a.counts.timelines),
-                8 => rate(b).buffers.total_cmp(&rate(a).buffers),
-                9 => rate(b).fences.total_cmp(&rate(a).fences),
+                8 => oldest(b).cmp(&oldest(a)),
+                9 => rate(b).buffers.total_cmp(&rate(a).buffers),
+                10 => rate(b).fences.total_cmp(&rate(a).fences),
                 _ => Ordering::Equal,
             };
             self.order(order.then(a.id.cmp(&b.id)))

@@ -1,6 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use dmashare_proto::activity::Activity;
 use jiff::tz::TimeZone;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -39,6 +40,13 @@ fn devices(fences: u32) -> Vec<Device> {
     vec![igpu, Device { counts, ..egpu }]
 }
 
+/// Of the eGPU, after so many fences.
+fn activity(fences: u64) -> Vec<Activity> {
+    let quiet = Activity { device: 1, ..Activity::default() };
+    let ages = [12, 4, 0, 1, 0];
+    vec![quiet, Activity { device: 3, fences, ages, oldest_ns: 2_560_000_000, ..quiet }]
+}
+
 fn job(stage: &str, outcome: Option<&str>) -> Job {
     Job {
         id: 4,
@@ -63,9 +71,9 @@ fn model() -> Model {
     let mut model = Model::new(service, false);
     model.zone = TimeZone::UTC;
     model.show(true, devices(7), clients.clone(), Vec::new());
-    model.tick(Duration::from_secs(0));
+    model.answered(Answer::Activity(Duration::from_secs(0), activity(100)));
     model.show(true, devices(17), clients.clone(), vec![job("looking", None)]);
-    model.tick(Duration::from_secs(4));
+    model.answered(Answer::Activity(Duration::from_secs(4), activity(340)));
     model.happened(Event::ClientCame { client: clients[0].clone() }, at(1));
     let named = Named { id: 2, name: "0000:01:00.0".to_owned(), driver: "amdgpu".to_owned() };
     let lost = Event::Lost {

@@ -14,7 +14,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Table, TableState};
 
 use super::model::{Model, Pane};
-use super::rates::shown;
+use super::rates::{ages, oldest, shown};
 use super::sort::{CLIENT_COLUMNS, DEVICE_COLUMNS, Sort};
 use crate::job::Job;
 use crate::model::{Client, Device};
@@ -130,26 +130,32 @@ fn draw_devices(frame: &mut Frame<'_>, model: &Model, area: Rect, painter: Paint
     let chosen = model.pane == Pane::Devices;
     let rows = model.devices.iter().map(|device| device_row(model, device, painter));
     let roomy = area.width >= ROOMY;
-    let words = if roomy { Constraint::Length(16) } else { Constraint::Fill(1) };
+    // A PCI address in any case.
+    let (name, driver) = match roomy {
+        true => (Constraint::Length(16), Constraint::Length(16)),
+        false => (Constraint::Length(12), Constraint::Fill(1)),
+    };
     let mut widths = vec![
         Constraint::Length(4),
-        words,
-        words,
+        name,
+        driver,
         Constraint::Length(8),
         Constraint::Length(5),
         Constraint::Length(5),
         Constraint::Length(5),
         Constraint::Length(4),
-        Constraint::Length(7),
-        Constraint::Length(7),
+        Constraint::Length(6),
+        Constraint::Length(5),
+        Constraint::Length(5),
     ];
     let mut columns = DEVICE_COLUMNS.to_vec();
     if roomy {
-        widths.extend([Constraint::Length(2), Constraint::Fill(1), Constraint::Fill(2)]);
-        columns.extend(["", "NODES", "CAN BE PULLED"]);
+        let (gap, ages) = (Constraint::Length(1), Constraint::Length(22));
+        widths.extend([gap, ages, Constraint::Fill(1), Constraint::Fill(2)]);
+        columns.extend(["", "PENDING 10ms…10s…", "NODES", "CAN BE PULLED"]);
     }
     let table = Table::new(rows.collect::<Vec<_>>(), widths)
-        .header(headings(&columns, model.device_sort, 4..10, painter))
+        .header(headings(&columns, model.device_sort, 4..11, painter))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
         .block(block("Devices", chosen, painter));
     let at = model.devices.iter().position(|device| Some(device.id) == model.device);
@@ -168,6 +174,7 @@ fn device_row(model: &Model, device: &Device, painter: Painter) -> Row<'static> 
     let can = if device.removable { "yes" } else { "no" };
     let pulled = format!("{can}: {}", clean(&device.removable_reason));
     let (counts, rate) = (device.counts, model.rates.of(device.id));
+    let activity = model.rates.last(device.id);
     let number = |number: u32| cell(short(number), true);
     Row::new(vec![
         cell(format!("d{}", device.id), false),
@@ -178,10 +185,12 @@ fn device_row(model: &Model, device: &Device, painter: Painter) -> Row<'static> 
         number(counts.imports),
         number(counts.fences),
         number(counts.timelines),
+        cell(oldest(activity), true),
         cell(shown(rate.buffers), true),
         cell(shown(rate.fences), true),
         // Where there is room.
         cell(String::new(), false),
+        cell(ages(activity), false),
         cell(nodes.join(" "), false),
         cell(pulled, false),
     ])

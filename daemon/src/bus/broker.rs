@@ -118,6 +118,15 @@ impl Broker {
         eject::attach(Caller { asks: &self.asks, bus, header: &header }).await
     }
 
+    /// What goes on with each device, as JSON.
+    #[zbus(out_args("activity"))]
+    async fn get_activity(&self) -> Result<String, BusError> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.activity.send(answer).map_err(|_| stopping())?;
+        let activity = answered.await.map_err(|_| stopping())?;
+        serde_json::to_string(&activity).map_err(|error| BusError::Failed(error.to_string()))
+    }
+
     /// A connected data-plane socket for the caller.
     #[zbus(out_args("socket"))]
     async fn connect(

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use dmashare_proto::ObjectId;
+use dmashare_proto::activity::Activity;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -97,6 +98,8 @@ pub struct Asks {
     inhibits: mpsc::UnboundedSender<InhibitRequest>,
     /// What ejects are about.
     ejects: mpsc::UnboundedSender<EjectRequest>,
+    /// `GetActivity()`.
+    activity: mpsc::UnboundedSender<oneshot::Sender<Vec<Activity>>>,
     /// The calls that may wait for polkit, and somebody's password.
     authorities: Arc<Semaphore>,
 }
@@ -110,9 +113,10 @@ impl Asks {
         rehearsals: mpsc::UnboundedSender<RehearseRequest>,
         inhibits: mpsc::UnboundedSender<InhibitRequest>,
         ejects: mpsc::UnboundedSender<EjectRequest>,
+        activity: mpsc::UnboundedSender<oneshot::Sender<Vec<Activity>>>,
     ) -> Self {
         let authorities = Arc::new(Semaphore::new(polkit::MOST));
-        Self { connects, causes, rehearsals, inhibits, ejects, authorities }
+        Self { connects, causes, rehearsals, inhibits, ejects, activity, authorities }
     }
 }
 

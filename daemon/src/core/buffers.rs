@@ -94,7 +94,10 @@ impl<H: Handles> Broker<H> {
             },
         );
         self.note(client, id, Owned::Buffer);
-        self.touch(device, |device| device.buffers.insert(id));
+        self.touch(device, |device| {
+            device.made.buffers += 1;
+            device.buffers.insert(id)
+        });
         Ok(Reply::Exported(dmashare_proto::message::Exported { buffer: id, at }))
     }
 
@@ -150,7 +153,10 @@ impl<H: Handles> Broker<H> {
         self.use_token(&token);
         self.note(client, import, Owned::Import);
         if let Some(device) = device {
-            self.touch(device, |device| device.imports.insert(import));
+            self.touch(device, |device| {
+                device.made.imports += 1;
+                device.imports.insert(import)
+            });
         }
         Ok((Reply::Imported(imported), fds))
     }

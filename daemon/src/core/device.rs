@@ -9,6 +9,7 @@ use dmashare_proto::report::Step;
 use dmashare_proto::state_page::{DeviceState, SLOTS, Word};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
+use super::activity::Made;
 use super::{Broker, Effect, Effects, Handles, Standing};
 use crate::devices::{DeviceDesc, NodeDesc, NodeId};
 use crate::gate::Gate;
@@ -25,6 +26,7 @@ pub(super) struct Device {
     pub lost: Option<Cause>,
     /// It is about to be ejected.
     pub draining: bool,
+    pub made: Made,
     /// What its driver last named as recovery from a hang; empty until then.
     pub wedged: String,
     pub buffers: HashSet<ObjectId>,
@@ -123,6 +125,7 @@ impl<H: Handles> Broker<H> {
                     generation,
                     lost: None,
                     draining: false,
+                    made: Made::default(),
                     wedged: String::new(),
                     buffers: HashSet::new(),
                     imports: HashSet::new(),

@@ -30,6 +30,8 @@ pub(super) struct Pending<F> {
     pub fd: Option<F>,
     /// The exporter's user, whose quota it counts against.
     pub uid: u32,
+    /// When it was handed over, CLOCK_MONOTONIC in nanoseconds.
+    pub since_ns: u64,
     pub _reference: DeviceRef,
 }
 
@@ -132,12 +134,15 @@ impl<H: Handles> Broker<H> {
             .map_err(|_| self.lost_error(device))?;
         let fence = self.ids.object();
         let uid = self.uid_of(client);
-        let pending = Some(Pending { fd: Some(fd), uid, _reference: reference });
+        let pending = Some(Pending { fd: Some(fd), uid, since_ns: now_ns, _reference: reference });
         *self.pending_by_uid.entry(uid).or_default() += 1;
         let (handles, state, point) = (vec![(client, fence)], FenceState::Pending, None);
         self.fences.insert(fence, Fence { at, guard, handles, state, pending, point });
         self.note(client, fence, Owned::Fence);
-        self.touch(device, |device| device.fences.insert(fence));
+        self.touch(device, |device| {
+            device.made.fences += 1;
+            device.fences.insert(fence)
+        });
         out.push(Effect::Watch {
             fence,
             device,

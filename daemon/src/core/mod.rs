@@ -11,6 +11,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
 use crate::devices::NodeId;
 
+mod activity;
 mod attach;
 mod buffers;
 mod causes;

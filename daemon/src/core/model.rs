@@ -1041,7 +1041,18 @@ impl Model {
         });
     }
 
+    /// Who watches sees each pending fence once, in the class of its age.
+    fn check_activity(&self) {
+        for it in self.broker.activity(self.now_ns) {
+            let counts = self.broker.devices[&DeviceId(it.device)].gate.counts();
+            assert_eq!(it.ages.iter().sum::<u32>(), counts.fences, "ages of {}", it.device);
+            assert!(it.oldest_ns < self.now_ns && it.fences >= counts.fences.into());
+            assert!(it.buffers >= counts.buffers.into());
+        }
+    }
+
     fn check(&mut self) {
+        self.check_activity();
         self.check_causes();
         self.check_draining();
         self.check_neutral();

@@ -19,6 +19,7 @@ use dmashare_proto::message::{Cause, DeviceInfo, DeviceLost, Event, FenceState, 
 use dmashare_proto::report::{Mark, RehearsedFor, Step, UnplugReport};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
+use super::activity::Made;
 use super::device::Device;
 use super::fences::Fence;
 use super::{Broker, Effect, Effects, Handles, Outgoing, Owned};
@@ -325,6 +326,7 @@ impl<H: Handles> Broker<H> {
             generation: from.generation,
             lost: Some(Cause::Rehearsed),
             draining: false,
+            made: Made::default(),
             buffers: HashSet::new(),
             imports: moved,
             fences: HashSet::new(),

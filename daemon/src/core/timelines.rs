@@ -322,11 +322,14 @@ impl<H: Handles> Broker<H> {
         let fence = self.ids.object();
         let uid = self.uid_of(client);
         *self.pending_by_uid.entry(uid).or_default() += 1;
-        let pending = Some(Pending { fd: None, uid, _reference: reference });
+        let pending = Some(Pending { fd: None, uid, since_ns: now_ns, _reference: reference });
         let point = Some((id, at.point));
         let (handles, state) = (Vec::new(), FenceState::Pending);
         self.fences.insert(fence, Fence { at: device_at, guard, handles, state, pending, point });
-        self.touch(device, |device| device.fences.insert(fence));
+        self.touch(device, |device| {
+            device.made.fences += 1;
+            device.fences.insert(fence)
+        });
         if let Some(timeline) = self.timelines.get_mut(&id) {
             timeline.points.submit(at.point);
         }

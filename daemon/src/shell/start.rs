@@ -153,6 +153,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
     let (inhibits_to, inhibits) = mpsc::unbounded_channel();
     let (ejects_to, eject_requests) = mpsc::unbounded_channel();
+    let (activity_to, watchers) = mpsc::unbounded_channel();
     let (late_to, late) = mpsc::unbounded_channel();
     let (allocations_to, allocations) = mpsc::unbounded_channel();
     let helpers =
@@ -200,7 +201,14 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         heap: heaps.name().to_owned(),
         probe_json: serde_json::to_string(&probe)?,
     };
-    let asks = bus::Asks::new(connects_to, questions_to, rehearsals_to, inhibits_to, ejects_to);
+    let asks = bus::Asks::new(
+        connects_to,
+        questions_to,
+        rehearsals_to,
+        inhibits_to,
+        ejects_to,
+        activity_to,
+    );
     let bus = bus::start(options.bus, bus_updates, asks, facts);
 
     let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -225,6 +233,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = rehearse::run(Rc::clone(&shell), rehearsals) => {}
         () = inhibit::take(Rc::clone(&shell), inhibits) => {}
         () = eject::take(Rc::clone(&shell), eject_requests) => {}
+        () = tasks::tell_activity(Rc::clone(&shell), watchers) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
         () = allocations::make(Rc::clone(&shell), Arc::new(heaps), allocations) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),

@@ -4,9 +4,10 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use dmashare_proto::activity::Activity;
 use dmashare_uapi::pidfd;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{Notify, oneshot};
 
 use super::connection::{Peer, accept};
 use super::{BUS_LAG, Shared};
@@ -67,6 +68,18 @@ pub(super) async fn take_cause_questions(
         let shell = shell.borrow();
         let object = shell.broker.behind(request.object);
         shell.reactor.send(Command::AskCause(request, object));
+    }
+}
+
+/// Tells what goes on, to who watches.
+pub(super) async fn tell_activity(
+    shell: Shared,
+    mut watchers: UnboundedReceiver<oneshot::Sender<Vec<Activity>>>,
+) {
+    while let Some(watcher) = watchers.recv().await {
+        if watcher.send(shell.borrow().broker.activity(monotonic_ns())).is_err() {
+            tracing::debug!("who asked for the activity is gone");
+        }
     }
 }
 

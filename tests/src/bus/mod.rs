@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dmashare::{DeviceId, ObjectId};
+use dmashare_proto::activity::Activity;
 use dmashare_proto::report::UnplugReport;
 use zbus::blocking::{Connection, MessageIterator, connection::Builder};
 use zbus::zvariant::OwnedObjectPath;
@@ -253,6 +254,17 @@ impl Bus {
             Err(zbus::Error::MethodError(name, _, _)) => Ok(Err(name.to_string())),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What goes on with each device.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn activity(&self) -> Result<Vec<Activity>> {
+        let reply =
+            self.connection.call_method(Some(NAME), ROOT, Some(NAME), "GetActivity", &())?;
+        let text: String = reply.body().deserialize()?;
+        serde_json::from_str(&text).with_context(|| format!("GetActivity gave {text}"))
     }
 
     /// The reports of the last unplugs, the newest last.

@@ -11,6 +11,7 @@ pub mod figures;
 
 mod bad;
 
+mod activity;
 mod attached;
 mod broker_killed;
 mod bus_client;
@@ -163,6 +164,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("fence-times-out", fence::times_out),
     Scenario::new("unplug-waiter", unplug_waiter::run),
     Scenario::new("event-loops", event_loops::run),
+    Scenario { backends: ONCE, ..Scenario::new("activity", activity::run) },
     Scenario::new("eject/free", eject::free),
     Scenario::new("eject/client", eject::client),
     Scenario { backends: ONCE, ..Scenario::new("eject/keep", eject::keep) },
@@ -186,6 +188,11 @@ const SCENARIOS: &[Scenario] = &[
         ..Scenario::new("eject/weston", eject::real::weston)
     },
     Scenario { backends: REAL, ..Scenario::new("eject/blocked", eject::real::blocked) },
+    Scenario {
+        backends: SW_SYNC,
+        bound: SLOW,
+        ..Scenario::new("eject/restarted", eject::real::restarted)
+    },
     Scenario { backends: REAL, ..Scenario::new("frozen-screen", frozen::screen) },
     Scenario { backends: REAL, ..Scenario::new("frozen-removal", frozen::removal) },
     Scenario::new("unplug-reader", unplug_reader::run),

@@ -42,3 +42,20 @@ async fn what_is_not_kept_is_an_error_with_a_name() {
         }
     }
 }
+
+#[tokio::test]
+async fn activity_is_asked_for_each_time() {
+    let Some(mut stage) = Stage::set().await else { return };
+    let broker = zbus::Proxy::new(&stage.client, NAME, ROOT, NAME).await.unwrap();
+    for oldest_ns in [0, 7] {
+        let call = broker.call::<_, _, String>("GetActivity", &());
+        let answer = async {
+            let wanted = Activity { device: 3, fences: 9, oldest_ns, ..Activity::default() };
+            stage.face.activity.recv().await.unwrap().send(vec![wanted]).unwrap();
+            wanted
+        };
+        let (told, wanted) = within(async { tokio::join!(call, answer) }).await;
+        let told: Vec<Activity> = serde_json::from_str(&told.unwrap()).unwrap();
+        assert_eq!(told, [wanted]);
+    }
+}

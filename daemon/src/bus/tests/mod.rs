@@ -97,6 +97,7 @@ struct Face {
     rehearsals: mpsc::UnboundedReceiver<RehearseRequest>,
     inhibits: mpsc::UnboundedReceiver<InhibitRequest>,
     ejects: mpsc::UnboundedReceiver<EjectRequest>,
+    activity: mpsc::UnboundedReceiver<oneshot::Sender<Vec<Activity>>>,
 }
 
 impl Face {
@@ -107,15 +108,17 @@ impl Face {
         let (rehearsals_to, rehearsals) = mpsc::unbounded_channel();
         let (inhibits_to, inhibits) = mpsc::unbounded_channel();
         let (ejects_to, ejects) = mpsc::unbounded_channel();
+        let (activity_to, activity) = mpsc::unbounded_channel();
         let facts = BusFacts {
             version: "1.2.3".to_owned(),
             backend: "simulated".to_owned(),
             heap: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
         };
-        let asks = Asks::new(connects_to, causes_to, rehearsals_to, inhibits_to, ejects_to);
+        let asks =
+            Asks::new(connects_to, causes_to, rehearsals_to, inhibits_to, ejects_to, activity_to);
         let bus = start(address(dir), updates_from, asks, facts);
-        Self { bus, updates, connects, causes, rehearsals, inhibits, ejects }
+        Self { bus, updates, connects, causes, rehearsals, inhibits, ejects, activity }
     }
 
     fn tell(&self, update: BusUpdate) {

@@ -79,8 +79,8 @@ async fn one_can_stop_without_a_bus() {
         };
         let (connects, causes) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
         let (rehearsals, inhibits) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
-        let ejects = mpsc::unbounded_channel().0;
-        let asks = Asks::new(connects, causes, rehearsals, inhibits, ejects);
+        let (ejects, activity) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
+        let asks = Asks::new(connects, causes, rehearsals, inhibits, ejects, activity);
         let mut bus = start(address, from, asks, facts);
         assert!(!within(bus.first_attempt()).await);
         drop(updates);

@@ -1,6 +1,7 @@
 //! What only a real kernel can show: its removals, and compositors that have never heard of the broker.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dmashare::{FenceOptions, Grant, LossPolicy};
@@ -82,6 +83,35 @@ pub(crate) fn blocked(world: &mut World) -> Result<()> {
     ends(&job, "ejected").context("with the fence ended")?;
     drop(screen);
     comes_back(world, program.device).map(drop)
+}
+
+/// The service ends while the kernel hangs in the removal: that goes on in the helper, and who comes after
+/// sees what there is.
+pub(crate) fn restarted(world: &mut World) -> Result<()> {
+    let mut source = Source::endless(false)?;
+    let program = Program::new(world)?;
+    program.connection.declare(LossPolicy::Wait, true)?;
+    let screen = flip(&program, source.fd())?;
+    let pci = program.card.sysfs.canonicalize()?.to_string_lossy().replacen("/sys", "", 1);
+    let uevents = Uevents::listen()?;
+    {
+        let job = begun(world, program.device, &[LONG])?;
+        job.wait_stage("removing", BOUND, |message| message.contains("has not finished"))?;
+    }
+    // It waits for all the cards, and one of them is on its way out.
+    let restarted = world.restart_broker();
+    ensure!(restarted.is_err(), "the card is there as ever");
+    world.bus().until("the service is back", BOUND, |bus| Ok(bus.is_owned()?.then_some(())))?;
+    let devices = world.bus().devices()?;
+    ensure!(devices.iter().all(|device| device.pci != program.card.pci), "{devices:?}");
+    ensure!(uevents.wait_removed(&pci, Duration::ZERO).is_err(), "the kernel did not wait");
+    source.signal()?;
+    uevents.wait_removed(&pci, BOUND).context("the helper has not gone on")?;
+    drop((screen, program));
+    let watcher = world.connect("watcher")?;
+    world.bus().attach()?;
+    let card = world.bring_back()?;
+    world.arrived(&watcher, &card).map(drop)
 }
 
 /// The card's screen, with a flip that waits for a fence.
