@@ -27,6 +27,9 @@ pub enum Event {
     DeviceWedged(Wedged),
     /// Somebody asks that a device be let go of; it is still there.
     RemovalRequested(Removal),
+    /// The eject of which [`Event::RemovalRequested`] told does not take place: the device can be used as
+    /// before.
+    DeviceStays(DeviceId),
     /// The connection has ended, and is being made anew ([`crate::Builder::reconnect`]).
     Disconnected(Error),
     /// It was made anew, and nothing of the former one is left.
@@ -90,6 +93,7 @@ pub(crate) enum Notice {
     Gone(DeviceId),
     Wedged(Wedged),
     RemovalRequested(message::RemovalRequested),
+    Stays(DeviceId),
 }
 
 impl Notice {
@@ -98,6 +102,7 @@ impl Notice {
             Self::Added(info) => Event::DeviceAdded(info),
             Self::Gone(device) => Event::DeviceGone(device),
             Self::Wedged(wedged) => Event::DeviceWedged(wedged),
+            Self::Stays(device) => Event::DeviceStays(device),
             Self::RemovalRequested(removal) => {
                 Event::RemovalRequested(Removal::answer(inner, removal))
             }

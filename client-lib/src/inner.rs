@@ -187,6 +187,7 @@ impl Handler for Arc<Inner> {
             }
             Event::DeviceWedged(wedged) => Some(Notice::Wedged(wedged.into())),
             Event::RemovalRequested(removal) => Some(Notice::RemovalRequested(removal)),
+            Event::DeviceStays(device) => Some(Notice::Stays(device)),
             _ => None,
         })
     }

@@ -165,6 +165,8 @@ messages! {
         DeviceWedged(DeviceWedged) = 0xc004,
         /// Somebody asks that a device be let go of.
         RemovalRequested(RemovalRequested) = 0xc005,
+        /// The eject of which `RemovalRequested` told does not take place: the device stays.
+        DeviceStays(DeviceId) = 0xc006,
     }
 }
 

@@ -382,6 +382,7 @@ fn events() -> Vec<Example> {
                 fences: 2,
             }),
         ),
+        event("device-stays", Event::DeviceStays(DeviceId(3))),
         event(
             "removal-requested",
             Event::RemovalRequested(RemovalRequested {

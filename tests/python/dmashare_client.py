@@ -279,6 +279,7 @@ EVENTS = {
         record(device=U64, at_ns=U64, recovery=STRING, task=STRING, fences=U32),
     ),
     "RemovalRequested": (0xC005, record(device=U64, why=STRING)),
+    "DeviceStays": (0xC006, U64),
 }
 MESSAGES = {**REQUESTS, **REPLIES, **EVENTS}
 BY_NUMBER = {kind: (name, body) for name, (kind, body) in MESSAGES.items()}

@@ -267,8 +267,14 @@ struct dmashare_listener {
 
 	void (*reconnected)(void *data, struct dmashare_connection *connection,
 	                    const struct dmashare_reconnected *reconnected);
+
+	/* Version 3: */
+
+	/* The eject of which `removal_requested` told does not take place: the device can be used as
+	 * before. */
+	void (*device_stays)(void *data, struct dmashare_connection *connection, uint64_t device);
 };
-#define DMASHARE_LISTENER_VERSION 2
+#define DMASHARE_LISTENER_VERSION 3
 
 /* Sets what dmashare_dispatch() calls, with `data`. The struct is copied; NULL takes it away. Without
  * a listener, or without the callback, events are read all the same: a lost device is taken back and

@@ -35,11 +35,13 @@ pub struct Listener {
     disconnected: Option<ToError>,
     removal_requested: Option<ToRemoval>,
     reconnected: Option<ToReconnected>,
+    device_stays: Option<ToId>,
 }
 
 // SAFETY: `#[repr(C)]`, the first a u32, and zeros are functions that are not there.
 unsafe impl Versioned for Listener {
-    const SIZES: &'static [usize] = &[offset_of!(Self, removal_requested), size_of::<Self>()];
+    const SIZES: &'static [usize] =
+        &[offset_of!(Self, removal_requested), offset_of!(Self, device_stays), size_of::<Self>()];
 }
 
 /// `struct dmashare_wedged`
@@ -133,6 +135,11 @@ impl Told {
             Event::RemovalRequested(removal) => {
                 if let Some(callback) = listener.removal_requested {
                     tell_removal(removal, through, |removal| callback(data, from, removal))?;
+                }
+            }
+            Event::DeviceStays(device) => {
+                if let Some(callback) = listener.device_stays {
+                    callback(data, from, device.0);
                 }
             }
             Event::Disconnected(error) => {

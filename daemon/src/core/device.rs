@@ -201,6 +201,7 @@ impl<H: Handles> Broker<H> {
         }
         self.dirty_devices.insert(id);
         out.push(Effect::Stand(id, Standing::Present));
+        self.broadcast(&Event::DeviceStays(id), out);
     }
 
     /// Refuses what would be new on a device that is about to be ejected.

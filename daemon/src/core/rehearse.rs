@@ -242,6 +242,7 @@ impl<H: Handles> Broker<H> {
                 Event::DeviceGone(device) => rename(device),
                 Event::DeviceWedged(it) => rename(&mut it.device),
                 Event::RemovalRequested(it) => rename(&mut it.device),
+                Event::DeviceStays(device) => rename(device),
                 _ => {}
             },
         }

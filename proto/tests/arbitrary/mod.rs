@@ -253,6 +253,7 @@ pub fn any_event() -> impl Strategy<Value = Event> {
         (device_id(), text()).prop_map(|(device, why)| {
             Event::RemovalRequested(RemovalRequested { device, why })
         }),
+        device_id().prop_map(Event::DeviceStays),
     ]
 }
 

@@ -148,6 +148,7 @@ pub(super) fn client(world: &mut World) -> Result<()> {
     // While it drains nothing new is made, and what is there goes on.
     let job = begun(world, program.device, &[LONG])?;
     job.wait_stage("draining", BOUND, |_| true)?;
+    let mut told = Vec::new();
     let error = program.share().err().context("something new was made")?;
     let code = error.downcast_ref::<dmashare::Error>().and_then(dmashare::Error::code);
     ensure!(code == Some(ErrorCode::DRAINING), "{error:#}");
@@ -155,6 +156,17 @@ pub(super) fn client(world: &mut World) -> Result<()> {
     bracket.end()?;
     ensure!(job.cancel()?.is_ok(), "it was too late");
     ends(&job, "cancelled")?;
+    // Clients are told of both: this one, and the one that was refused.
+    while told.iter().filter(|stays| **stays).count() < 2 {
+        let events = program.connection.dispatch(Some(BOUND))?;
+        ensure!(!events.is_empty(), "it was not told that the device stays: {told:?}");
+        told.extend(events.iter().filter_map(|event| match event {
+            Event::RemovalRequested(_) => Some(false),
+            Event::DeviceStays(it) => Some(*it == program.device),
+            _ => None,
+        }));
+    }
+    ensure!(told == [false, true, false, true], "{told:?}");
     is_as_before(world, &program)?;
 
     program.connection.declare(LossPolicy::Wait, true)?;
