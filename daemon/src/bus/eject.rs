@@ -174,10 +174,10 @@ pub(super) async fn eject(
 ) -> Result<u64, EjectError> {
     let options = read(&options)?;
     let uid = caller.uid().await?;
-    if !options.dry_run {
-        let action = if options.force > 0 { polkit::EJECT_FORCE } else { polkit::EJECT };
-        caller.may(uid, action, "the device is not yours to eject").await?;
-    }
+    // A dry run too: it tells who holds the device.
+    let ends_others = options.force > 0 && !options.dry_run;
+    let action = if ends_others { polkit::EJECT_FORCE } else { polkit::EJECT };
+    caller.may(uid, action, "the device is not yours to eject").await?;
     let ask = |answer| EjectRequest::Eject { device, options, uid, answer };
     Ok(asked(caller.asks, ask).await??)
 }

@@ -42,14 +42,14 @@ impl Authority {
     }
 }
 
-struct Polkit {
+pub(super) struct Polkit {
     _connection: Connection,
     asked: Asked,
-    gate: Arc<tokio::sync::Semaphore>,
+    pub(super) gate: Arc<tokio::sync::Semaphore>,
 }
 
 impl Polkit {
-    async fn start(stage: &Stage, answer: (bool, bool)) -> Self {
+    pub(super) async fn start(stage: &Stage, answer: (bool, bool)) -> Self {
         let connection = within(address(stage.dir.path()).connect()).await.unwrap();
         let (asked, gate) = (Asked::default(), Arc::new(tokio::sync::Semaphore::new(0)));
         let authority = Authority { answer, asked: asked.clone(), gate: gate.clone() };

@@ -31,8 +31,8 @@ pub(crate) fn run(world: &mut World) -> Result<()> {
     let plain = ["a{sv}", "0"];
     let forced = ["a{sv}", "1", "force", "u", "1"];
 
-    // To look is everybody's; all else takes somebody at the seat, or an administrator.
-    allowed("bob", device, &dry)?;
+    // It takes somebody at the seat, or an administrator; a dry run too, which tells of others' processes.
+    refused("bob", device, &dry)?;
     refused("bob", device, &plain)?;
     refused("bob", device, &forced)?;
     let root = call("root", &[ROOT, NAME, "Attach"])?;
@@ -50,6 +50,17 @@ pub(crate) fn run(world: &mut World) -> Result<()> {
     let rule = Rule::begin(world, EJECT, "bob")?;
     // Force is an action of its own.
     refused("bob", device, &forced)?;
+    allowed("bob", device, &dry)?;
+    // It looks for as long as a look takes.
+    world.bus().until("the dry run's end", BOUND, |bus| {
+        let jobs: Vec<zbus::zvariant::OwnedObjectPath> = bus.broker_property("Jobs")?;
+        let job = jobs.last().context("no job")?.to_string();
+        let done = call(
+            "root",
+            &[&job, "org.freedesktop.DBus.Properties", "Get", "ss", "org.dmashare.Job1", "Outcome"],
+        )?;
+        Ok(says_outcome(&done)?.then_some(()))
+    })?;
     refused("alice", device, &plain)?;
     allowed("bob", device, &["a{sv}", "1", "timeout-ms", "u", "60000"])?;
     // It is bob's: alice cannot cancel it, bob can.
@@ -160,6 +171,12 @@ fn call(user: &str, what: &[&str]) -> Result<Output> {
         .args(what)
         .output()
         .context("setpriv and busctl")
+}
+
+/// Whether a job's outcome is there: {"type":"v","data":[{"type":"s","data":"refused"}]}
+fn says_outcome(done: &Output) -> Result<bool> {
+    let reply: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+    Ok(!reply["data"][0]["data"].as_str().context("no outcome")?.is_empty())
 }
 
 fn says(done: &Output) -> String {
