@@ -36,8 +36,6 @@ pub enum Plan {
     IsBusy,
     /// No job: the caller may not.
     NotAuthorised,
-    /// As `Goes`, with time to look at it.
-    Slow,
 }
 
 #[derive(Debug, DBusError)]
@@ -157,7 +155,7 @@ pub async fn begin(
         stage: "inhibited",
         message: "nobody delays it".to_owned(),
         holders: String::new(),
-        deadline_ns: if plan == Plan::Slow { began_ns + 12_000_000_000 } else { 0 },
+        deadline_ns: 0,
         outcome: "",
         dry_run,
         began_ns,
@@ -181,13 +179,10 @@ fn step(began_ns: u64, stage: &str, tenths: u64, message: &str) -> serde_json::V
 }
 
 /// Where a job is on the bus.
-struct Played(zbus::object_server::InterfaceRef<Job>, bool);
+struct Played(zbus::object_server::InterfaceRef<Job>);
 
 impl Played {
     async fn stage(&self, stage: &'static str, tenths: u64, message: &str) {
-        if self.1 {
-            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
-        }
         let emitter = self.0.signal_emitter();
         let mut job = self.0.get_mut().await;
         job.stage = stage;
@@ -226,7 +221,7 @@ async fn play(
     force: u32,
     cancelled: Arc<Notify>,
 ) {
-    let job = Played(bus.object_server().interface(&path).await.unwrap(), plan == Plan::Slow);
+    let job = Played(bus.object_server().interface(&path).await.unwrap());
     let dry_run = job.0.get().await.dry_run;
     job.stage("draining", 1, "2 clients are asked to let go").await;
     job.stage("nudging", 12, "asked by a synthetic remove: card1").await;
