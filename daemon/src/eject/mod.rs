@@ -7,19 +7,20 @@
 
 use std::collections::BTreeSet;
 
-use dmashare_proto::holders::{Holder, Holders, Role, What};
+use dmashare_proto::holders::Holders;
 use dmashare_proto::job::{Outcome, Stage};
-use dmashare_proto::message::InhibitMode;
-use dmashare_proto::sysfs::{Nudge, Request};
+use dmashare_proto::sysfs::Request;
 
 use crate::view::InhibitorView;
 
 pub mod drivers;
+mod removal;
+mod stages;
 #[cfg(test)]
 mod tests;
+mod undo;
+mod way;
 mod words;
-
-use words::{all_named, named};
 
 const MS: u64 = 1_000_000;
 /// The first pause between two looks, doubled up to [`LONGEST_PAUSE`].
@@ -304,271 +305,6 @@ impl Job {
         }
     }
 
-    fn begin(&mut self, now: u64, inhibitors: &[InhibitorView]) {
-        self.deadline_ns = now.saturating_add(self.options.timeout_ns);
-        self.enter(now, Stage::Inhibited, "begins".to_owned());
-        self.inhibitors(now, inhibitors);
-    }
-
-    fn inhibitors(&mut self, now: u64, inhibitors: &[InhibitorView]) {
-        if self.stage >= Stage::Removing || self.ending.is_some() {
-            return;
-        }
-        if let Some(block) = inhibitors.iter().find(|it| it.mode == InhibitMode::Block) {
-            let text = format!(
-                "{} blocks ejects: {}; end what it does, or ask it to let go",
-                words::inhibitor(block),
-                block.why
-            );
-            return self.finish(now, Outcome::Refused, text);
-        }
-        if self.stage != Stage::Inhibited {
-            return;
-        }
-        let Some(first) = inhibitors.first().filter(|_| !self.options.dry_run) else {
-            return if self.options.dry_run { self.looking(now) } else { self.draining(now) };
-        };
-        let limit = self.steps.first().map_or(now, |step| step.at_ns) + self.options.delay_ns;
-        // What holders wait for is no time for the holders of the device.
-        self.deadline_ns = limit.saturating_add(self.options.timeout_ns);
-        self.wake_ns = Some(limit);
-        self.message = format!("waits for {}: {}", words::inhibitor(first), first.why);
-    }
-
-    fn draining(&mut self, now: u64) {
-        self.deadline_ns = now.saturating_add(self.options.timeout_ns);
-        self.drained = true;
-        self.actions.push(Action::Drain);
-        self.enter(now, Stage::Draining, "clients are asked to let go".to_owned());
-        self.wake_ns = Some(now + self.options.timeout_ns / 3);
-    }
-
-    fn nudging(&mut self, now: u64) {
-        if self.options.nudge == NudgeWhen::Never {
-            return self.looking(now);
-        }
-        self.enter(now, Stage::Nudging, "looks which display servers have it".to_owned());
-        self.look();
-    }
-
-    fn looking(&mut self, now: u64) {
-        self.begin_looking(now);
-        self.look();
-    }
-
-    fn begin_looking(&mut self, now: u64) {
-        self.enter(now, Stage::Looking, "looks who holds it".to_owned());
-        let left = self.deadline_ns.saturating_sub(now);
-        // With force, half of it is for those who need to be told.
-        self.patience_ns = now + if self.options.force > 0 { left / 2 } else { left };
-        self.pause = PAUSE;
-    }
-
-    fn look(&mut self) {
-        self.wake_ns = None;
-        self.waits = Waits::Look;
-        self.actions.push(Action::Look);
-    }
-
-    fn write(&mut self, request: Request, waits: Waits) {
-        self.wake_ns = None;
-        self.waits = waits;
-        self.actions.push(Action::Write(request));
-    }
-
-    fn looked(&mut self, now: u64, found: Result<Holders, String>) {
-        if self.waits != Waits::Look {
-            return;
-        }
-        self.waits = Waits::Nothing;
-        let holders = match found {
-            Ok(holders) => holders,
-            Err(why) => {
-                let text = format!("it cannot be seen who holds the device: {why}");
-                return self.finish(now, Outcome::Failed, text);
-            }
-        };
-        self.holders = Some(holders);
-        match self.stage {
-            Stage::Nudging => self.nudge(now),
-            Stage::Forcing => self.force(now),
-            _ => self.judge(now),
-        }
-    }
-
-    fn nudge(&mut self, now: u64) {
-        let Some(holders) = &self.holders else { return };
-        let has_card = |holder: &&Holder| {
-            holder.holds.iter().any(|held| match &held.what {
-                What::Node { path, .. } => self.target.cards.iter().any(|(card, _)| card == path),
-                _ => false,
-            })
-        };
-        let is_display =
-            |holder: &&Holder| !holder.session.is_empty() || holder.role == Role::Compositor;
-        let told: Vec<&Holder> = match self.options.nudge {
-            NudgeWhen::Never => Vec::new(),
-            NudgeWhen::Always => holders.processes.iter().filter(has_card).collect(),
-            NudgeWhen::Auto => {
-                holders.processes.iter().filter(has_card).filter(is_display).collect()
-            }
-        };
-        if told.is_empty() {
-            // What was just seen is new enough.
-            self.begin_looking(now);
-            return self.judge(now);
-        }
-        self.message =
-            format!("tells {} that the card goes (a synthetic `remove`)", all_named(&told));
-        let nodes = self.target.cards.iter().map(|(_, devpath)| devpath.clone()).collect();
-        self.nudged = true;
-        self.note(now);
-        self.write(Request::Nudge { nodes, action: Nudge::Remove }, Waits::Nudge);
-    }
-
-    /// Who is in the way, by what they hold and by what they said of themselves.
-    fn in_the_way(&self) -> Vec<&Holder> {
-        let processes = self.holders.iter().flat_map(|holders| &holders.processes);
-        processes.filter(|holder| holder.is_active() && !words::yields(holder)).collect()
-    }
-
-    /// What is in the way that no process holds.
-    fn stands_in_the_way(&self) -> Option<&str> {
-        let others = self.holders.iter().flat_map(|holders| &holders.others);
-        others.filter(|other| other.active).map(|other| other.text.as_str()).next()
-    }
-
-    fn judge(&mut self, now: u64) {
-        let (holders, other) = (self.in_the_way(), self.stands_in_the_way());
-        if holders.is_empty() && other.is_none() {
-            return self.free(now);
-        }
-        let text = words::held(&holders, other);
-        if self.options.dry_run {
-            return self.finish(now, Outcome::Refused, format!("it would be refused: {text}"));
-        }
-        if now < self.patience_ns {
-            self.message = format!("waits: {text}");
-            self.pause_until(now, self.patience_ns);
-        } else if self.options.force > 0 && other.is_none() {
-            self.forced_ns = now;
-            self.enter(now, Stage::Forcing, text);
-            self.force(now);
-        } else {
-            let what = if other.is_some() {
-                "no process can be ended for that"
-            } else {
-                "close it, or eject with --force"
-            };
-            self.finish(now, Outcome::Refused, format!("{text}; {what}. The device is as before"));
-        }
-    }
-
-    /// Nobody is in the way.
-    fn free(&mut self, now: u64) {
-        if self.options.dry_run {
-            self.finish(
-                now,
-                Outcome::WouldEject,
-                "nobody is in the way; it would be ejected".to_owned(),
-            );
-        } else {
-            self.removing(now);
-        }
-    }
-
-    fn force(&mut self, now: u64) {
-        // Clients are taken from by the loss itself, unless that cannot come before they have gone.
-        let blocks = self.target.blocks_while_open;
-        let told: Vec<Holder> = self
-            .in_the_way()
-            .into_iter()
-            .filter(|holder| holder.clients.is_empty() || blocks)
-            .cloned()
-            .collect();
-        if told.is_empty() {
-            return self.removing(now);
-        }
-        let spared: Vec<&Holder> = told.iter().filter(|it| self.is_spared(it)).collect();
-        if !spared.is_empty() {
-            let who = all_named(&spared);
-            let text = match spared.iter().all(|holder| holder.role == Role::Init) {
-                true => format!("{who} holds it, and is never ended"),
-                false => format!(
-                    "{who} holds it: what the screen or the login runs by is not ended unless you say \
-                     --force twice"
-                ),
-            };
-            return self.finish(now, Outcome::Refused, format!("{text}. The device is as before"));
-        }
-        let since = now.saturating_sub(self.forced_ns);
-        if since >= KILL_TIME {
-            let who = words::held(&told.iter().collect::<Vec<_>>(), None);
-            let text = format!("{who}, and has not gone after SIGKILL. The device is as before");
-            return self.finish(now, Outcome::Refused, text);
-        }
-        let kill = since >= TERM_TIME;
-        for holder in &told {
-            let who = (holder.pid, holder.start);
-            let sent = if kill { &mut self.killed } else { &mut self.termed };
-            if sent.insert(who) {
-                self.actions.push(Action::Signal { pid: who.0, start: who.1, kill });
-            }
-        }
-        let who = all_named(&told.iter().collect::<Vec<_>>());
-        self.message = format!("ends {who} ({})", if kill { "SIGKILL" } else { "SIGTERM" });
-        let next = self.forced_ns + if kill { KILL_TIME } else { TERM_TIME };
-        self.pause_until(now, next);
-    }
-
-    fn is_spared(&self, holder: &Holder) -> bool {
-        match holder.role {
-            Role::Program => false,
-            Role::Compositor | Role::DisplayManager => self.options.force < 2,
-            Role::Init => true,
-        }
-    }
-
-    /// Looks again in a while, and no later than then.
-    fn pause_until(&mut self, now: u64, then: u64) {
-        self.wake_ns = Some((now + self.pause).min(then.max(now + MS)));
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
-
-    fn removing(&mut self, now: u64) {
-        self.expected = true;
-        self.actions.push(Action::Expect);
-        self.enter(now, Stage::Removing, String::new());
-        self.remove_next(now);
-    }
-
-    fn remove_next(&mut self, now: u64) {
-        let all = self.target.functions.len();
-        let Some(pci) = self.target.functions.get(self.removed).cloned() else {
-            return self.deauthorize(now);
-        };
-        let what = if self.removed + 1 == all { "the GPU" } else { "a function beside it" };
-        self.message = format!("the kernel removes {pci}, {what} ({} of {all})", self.removed + 1);
-        self.note(now);
-        self.write(Request::Remove { pci }, Waits::Remove);
-    }
-
-    fn deauthorize(&mut self, now: u64) {
-        match self.target.router.clone().filter(|_| self.options.deauthorize) {
-            Some(router) => {
-                self.message = format!("ends the tunnel to {router}");
-                self.note(now);
-                self.write(Request::Deauthorize { router }, Waits::Deauthorize);
-            }
-            None => self.ejected(now, ""),
-        }
-    }
-
-    fn ejected(&mut self, now: u64, but: &str) {
-        let text = format!("{} is removed: it is safe to unplug{but}", self.target.name);
-        self.end(now, Outcome::Ejected, text);
-    }
-
     fn written(&mut self, now: u64, result: Result<(), String>) {
         match std::mem::replace(&mut self.waits, Waits::Nothing) {
             Waits::Nothing => {}
@@ -588,26 +324,6 @@ impl Job {
                 Err(why) => self.ejected(now, &format!(" (the tunnel stays: {why})")),
             },
             Waits::Unnudge | Waits::Rescan => self.take_back(now, result.err()),
-        }
-    }
-
-    fn function_removed(&mut self, now: u64, result: Result<(), String>) {
-        let pci = self.target.functions.get(self.removed).cloned().unwrap_or_default();
-        let is_gpu = self.removed + 1 == self.target.functions.len();
-        match result {
-            Ok(()) => {
-                self.removed += 1;
-                self.remove_next(now);
-            }
-            // It went by itself meanwhile.
-            Err(_) if self.lost && is_gpu => {
-                self.removed += 1;
-                self.remove_next(now);
-            }
-            Err(why) => {
-                let text = format!("the kernel did not remove {pci}: {why}");
-                self.finish(now, Outcome::Failed, text);
-            }
         }
     }
 
@@ -632,50 +348,10 @@ impl Job {
         }
     }
 
-    /// It ends so, when all is taken back.
-    fn finish(&mut self, now: u64, outcome: Outcome, text: String) {
-        if self.ending.is_some() {
-            return;
-        }
-        self.ending = Some((outcome, text));
+    fn write(&mut self, request: Request, waits: Waits) {
         self.wake_ns = None;
-        // A write is not interrupted: what takes it back comes after it.
-        if self.waits != Waits::Nudge {
-            self.waits = Waits::Nothing;
-            self.take_back(now, None);
-        }
-    }
-
-    /// The next of what is to be taken back, or the end.
-    fn take_back(&mut self, now: u64, failed: Option<String>) {
-        if let (Some(why), Some((_, text))) = (failed.filter(|_| !self.lost), &mut self.ending) {
-            text.push_str(&format!("; not all could be taken back: {why}"));
-        }
-        if self.nudged {
-            self.nudged = false;
-            let nodes = self.target.cards.iter().map(|(_, devpath)| devpath.clone()).collect();
-            self.write(Request::Nudge { nodes, action: Nudge::Add }, Waits::Unnudge);
-        } else if self.removed > 0 {
-            self.removed = 0;
-            self.write(Request::Rescan, Waits::Rescan);
-        } else if let Some((outcome, text)) = self.ending.take() {
-            self.end(now, outcome, text);
-        }
-    }
-
-    fn end(&mut self, now: u64, outcome: Outcome, text: String) {
-        if outcome != Outcome::Ejected {
-            if std::mem::take(&mut self.expected) {
-                self.actions.push(Action::Unexpect);
-            }
-            if std::mem::take(&mut self.drained) {
-                self.actions.push(Action::Undrain);
-            }
-        }
-        self.wake_ns = None;
-        self.waits = Waits::Nothing;
-        self.outcome = Some(outcome);
-        self.enter(now, Stage::Ended, text);
+        self.waits = waits;
+        self.actions.push(Action::Write(request));
     }
 
     fn enter(&mut self, now: u64, stage: Stage, message: String) {
@@ -690,10 +366,4 @@ impl Job {
     fn note(&mut self, at_ns: u64) {
         self.steps.push(StepNote { stage: self.stage, at_ns, message: self.message.clone() });
     }
-}
-
-/// Who a holder is, for a list.
-#[must_use]
-pub fn who(holder: &Holder) -> String {
-    named(holder)
 }

@@ -2,6 +2,8 @@
 
 use dmashare_proto::ObjectId;
 use dmashare_proto::holders::{ClientOf, Held, Holder, Holders, Other, Role, What};
+use dmashare_proto::message::InhibitMode;
+use dmashare_proto::sysfs::Nudge;
 use proptest::prelude::*;
 
 use super::*;
