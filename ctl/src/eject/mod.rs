@@ -27,6 +27,8 @@ use crate::world::Event;
 const GRACE_NS: u64 = 10_000_000_000;
 /// The same for one without a limit, from its beginning.
 const LONGEST_REMOVAL_NS: u64 = 30_000_000_000;
+/// A job's last stage.
+const ENDED: &str = "ended";
 /// Between two drawings of the seconds that are left.
 const REDRAW: Duration = Duration::from_millis(250);
 
@@ -106,7 +108,8 @@ async fn follow(
             return Err(Failure::Unexpected(format!("{path} is not there")));
         };
         show.job(job, now_ns().unwrap_or(0));
-        if job.outcome.is_some() {
+        // The signal may come before the properties: the last step comes with the stage.
+        if job.outcome.is_some() && job.stage == ENDED {
             break;
         }
         let waits = patience(job, now_ns().unwrap_or(0));
@@ -146,11 +149,7 @@ async fn follow(
             show.note(failure.to_string().lines().next().unwrap_or_default());
         }
     }
-    // Its end may have been told before its last properties were.
-    let told = live.world().job(id).cloned().unwrap_or_default();
-    live.look_at_job(path).await?;
-    let last = live.world().job(id).cloned();
-    Ok(last.filter(|job| job.outcome.is_some()).unwrap_or(told))
+    Ok(live.world().job(id).cloned().unwrap_or_default())
 }
 
 /// How long a removal is still waited for. All else has a deadline that the service keeps.
