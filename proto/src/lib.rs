@@ -20,6 +20,7 @@ pub mod state_page;
 pub mod sysfs;
 pub mod timeline;
 pub mod transport;
+pub mod usage;
 
 pub use error::{ErrorCode, WireError};
 pub use ids::{ClientId, DeviceId, ObjectId, Token};

@@ -10,6 +10,7 @@
 //! | [`uevent`], [`wedged`] | what the kernel says about devices that come and go, and that hang |
 //! | [`pci_slot`], [`thunderbolt`] | what goes with a GPU when it is taken out, and what it is plugged into |
 //! | [`mapping`], [`memfd`], [`futex`] | memory that is taken back, or shared for reading |
+//! | [`unix_socket`] | what the other end of a socket has not received |
 //! | [`pidfd`], [`process`] | who is at the other end of a socket, and whether we are still ourselves |
 //! | [`foreign_fd`] | descriptors of another process |
 //! | `sim` (feature `simulate`) | stand-ins for machines without any of these |
@@ -52,5 +53,6 @@ pub mod syncobj;
 pub mod thunderbolt;
 pub mod udmabuf;
 pub mod uevent;
+pub mod unix_socket;
 pub mod vgem;
 pub mod wedged;

@@ -17,7 +17,7 @@ use super::changes::{Changes, changes};
 use super::eject::{Caller, EjectError};
 use super::inhibit::InhibitError;
 use super::served::ask_bus;
-use super::{Asks, BusFacts, CauseRequest, ConnectRequest, eject, inhibit};
+use super::{Asks, BusFacts, CauseRequest, ConnectRequest, UsageRequest, eject, inhibit};
 
 /// The broker on the bus.
 #[derive(Clone)]
@@ -125,6 +125,21 @@ impl Broker {
         self.asks.activity.send(answer).map_err(|_| stopping())?;
         let activity = answered.await.map_err(|_| stopping())?;
         serde_json::to_string(&activity).map_err(|error| BusError::Failed(error.to_string()))
+    }
+
+    /// What the caller's user has in use, and how much they may, as JSON; for root, everybody's.
+    #[zbus(out_args("usage"))]
+    async fn get_usage(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<String, BusError> {
+        let caller = credentials(bus, &header).await?;
+        let uid = caller.unix_user_id().ok_or_else(|| unknown("user"))?;
+        let (answer, answered) = oneshot::channel();
+        self.asks.usage.send(UsageRequest { uid, answer }).map_err(|_| stopping())?;
+        let usage = answered.await.map_err(|_| stopping())?;
+        serde_json::to_string(&usage).map_err(|error| BusError::Failed(error.to_string()))
     }
 
     /// A connected data-plane socket for the caller.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use dmashare_proto::ObjectId;
 use dmashare_proto::activity::Activity;
+use dmashare_proto::usage::Usage;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -85,6 +86,15 @@ pub struct CauseRequest {
     pub answer: oneshot::Sender<Option<Ended>>,
 }
 
+/// Somebody asked over the bus what is on their account.
+#[derive(Debug)]
+pub struct UsageRequest {
+    /// The caller's user: root sees everybody's.
+    pub uid: u32,
+    /// For the answer.
+    pub answer: oneshot::Sender<Usage>,
+}
+
 /// Where calls go that the face cannot answer by itself.
 #[derive(Clone, Debug)]
 pub struct Asks {
@@ -100,6 +110,8 @@ pub struct Asks {
     ejects: mpsc::UnboundedSender<EjectRequest>,
     /// `GetActivity()`.
     activity: mpsc::UnboundedSender<oneshot::Sender<Vec<Activity>>>,
+    /// `GetUsage()`.
+    usage: mpsc::UnboundedSender<UsageRequest>,
     /// The calls that may wait for polkit, and somebody's password.
     authorities: Arc<Semaphore>,
 }
@@ -114,9 +126,10 @@ impl Asks {
         inhibits: mpsc::UnboundedSender<InhibitRequest>,
         ejects: mpsc::UnboundedSender<EjectRequest>,
         activity: mpsc::UnboundedSender<oneshot::Sender<Vec<Activity>>>,
+        usage: mpsc::UnboundedSender<UsageRequest>,
     ) -> Self {
         let authorities = Arc::new(Semaphore::new(polkit::MOST));
-        Self { connects, causes, rehearsals, inhibits, ejects, activity, authorities }
+        Self { connects, causes, rehearsals, inhibits, ejects, activity, usage, authorities }
     }
 }
 

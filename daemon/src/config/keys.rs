@@ -8,14 +8,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use tracing_subscriber::EnvFilter;
 
+use super::limits;
 use super::lists::{self, LISTS};
 use super::value::{self, Wrong};
 use super::{Backend, Config, ConfigError, Heap, Overdue};
 
 pub(super) type Set = fn(&mut Config, &DeValue<'_>) -> Result<(), Wrong>;
 
-/// The most of anything that is counted: beyond it a limit would be none.
-const MANY: u32 = 1 << 20;
 /// A day: beyond it a deadline would be none.
 const LONG_MS: u32 = 24 * 60 * 60 * 1000;
 /// An hour: beyond it nobody looks.
@@ -66,33 +65,7 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
             ("helpers", |to, v| value::path(v).map(|path| to.eject.helpers = path)),
         ],
     ),
-    (
-        "limits",
-        &[
-            ("clients", |to, v| value::number(v, 1, MANY).map(|n| to.limits.clients = n)),
-            ("clients_per_uid", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.clients_per_uid = n)
-            }),
-            ("objects_per_client", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.objects_per_client = n)
-            }),
-            ("tokens_per_client", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.tokens_per_client = n)
-            }),
-            ("queue_messages", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.queue_messages = n)
-            }),
-            ("neutral_mib_per_uid", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.neutral_mib_per_uid = n)
-            }),
-            ("waits_per_client", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.waits_per_client = n)
-            }),
-            ("pending_fences_per_uid", |to, v| {
-                value::number(v, 1, MANY).map(|n| to.limits.pending_fences_per_uid = n)
-            }),
-        ],
-    ),
+    ("limits", limits::KEYS),
     (
         "devices",
         &[("liveness_ms", |to, v| value::millis(v, 0, LIVENESS_MS).map(|time| to.liveness = time))],
@@ -204,7 +177,9 @@ impl Reader {
                 }
             }
         }
-        Ok(self.config)
+        let mut config = self.config;
+        limits::agree(&mut config.limits, &self.places)?;
+        Ok(config)
     }
 }
 

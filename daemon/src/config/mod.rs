@@ -12,6 +12,7 @@ mod driver;
 mod error;
 mod files;
 mod keys;
+mod limits;
 mod lists;
 mod value;
 
@@ -19,6 +20,7 @@ pub use device_match::{DeviceMatch, DeviceOverride};
 pub use driver::{DriverOverride, WhileOpen};
 pub use error::ConfigError;
 pub use files::Paths;
+pub use limits::Limits;
 
 /// What the service runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,28 +131,6 @@ pub struct Eject {
     pub helpers: PathBuf,
 }
 
-/// What clients may cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Clients at one time.
-    pub clients: u32,
-    /// Clients of one user at one time.
-    pub clients_per_uid: u32,
-    /// Buffers, imports and fences of one client.
-    pub objects_per_client: u32,
-    /// Unused tokens of one client.
-    pub tokens_per_client: u32,
-    /// Messages that wait for a client to read them, before it is disconnected.
-    pub queue_messages: u32,
-    /// Pending fences of one user, released or not: each costs descriptors until it ends.
-    pub pending_fences_per_uid: u32,
-    /// MiB of neutral buffers of one user.
-    pub neutral_mib_per_uid: u32,
-    /// Unanswered waits for points, and allocations, of one client. One loss may answer all of them at once, so they
-    /// are to fit into its queue.
-    pub waits_per_client: u32,
-}
-
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -224,21 +204,6 @@ impl Default for Fence {
 impl Default for Eject {
     fn default() -> Self {
         Self { delay: Duration::from_secs(5), helpers: "/run/dmashare/helpers".into() }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            clients: 1024,
-            clients_per_uid: 256,
-            objects_per_client: 16384,
-            tokens_per_client: 16384,
-            queue_messages: 256,
-            pending_fences_per_uid: 16384,
-            neutral_mib_per_uid: 512,
-            waits_per_client: 128,
-        }
     }
 }
 

@@ -204,6 +204,44 @@ fn mistakes_are_told_with_file_line_and_key() {
 }
 
 #[test]
+fn limits_that_contradict_each_other_are_told() {
+    for (text, error) in [
+        (
+            "[limits]\nobjects_per_uid = 5\nobjects_per_client = 6\n",
+            "3: limits.objects_per_client: 6 is beyond limits.objects_per_uid = 5",
+        ),
+        (
+            "[limits]\nclients_per_uid = 9\nclients = 8\n",
+            "2: limits.clients_per_uid: 9 is beyond limits.clients = 8",
+        ),
+        (
+            "[limits]\ndescriptors = 64\ndescriptors_per_client = 65\n",
+            "3: limits.descriptors_per_client: 65 is beyond limits.descriptors = 64",
+        ),
+        (
+            "[limits]\nqueue_kib_per_client = 20\nqueue_kib_per_uid = 16\n",
+            "2: limits.queue_kib_per_client: 20 is beyond limits.queue_kib_per_uid = 16",
+        ),
+        ("[limits]\nqueue_kib_per_uid = 15\n", "2: limits.queue_kib_per_uid: is to be 16 to"),
+    ] {
+        let told = Etc::new(text).error();
+        assert!(told.starts_with(&format!("dmashared.toml:{error}")), "{text:?}: {told}");
+    }
+}
+
+#[test]
+fn a_limit_that_is_not_set_gives_way_to_one_that_is() {
+    let limits = |text: &str| Etc::new(&format!("[limits]\n{text}")).load().unwrap().limits;
+    let few = limits("objects_per_uid = 5\n");
+    assert_eq!((few.objects_per_client, few.objects_per_uid), (5, 5));
+    let many = limits("descriptors_per_client = 1000000\n");
+    let all = (many.descriptors_per_client, many.descriptors_per_uid, many.descriptors);
+    assert_eq!(all, (1_000_000, 1_000_000, 1_000_000));
+    let least = limits("descriptors = 64\n");
+    assert_eq!((least.descriptors_per_client, least.descriptors_per_uid), (64, 64));
+}
+
+#[test]
 fn what_is_no_toml_is_told_with_its_line() {
     for (text, line) in
         [("[broker\n", 1), ("[log]\nlevel = \n", 2), ("[log]\nlevel = \"a\"\nlevel = \"b\"\n", 3)]

@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use dmashare_proto::message::{GuardKind, Imported, Layout, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
-use super::neutral::Charge;
+use super::accounts::{Charge, Kind};
 use super::{Broker, CheckedPlane, Handles, Owned, layout};
 use crate::devices::NodeId;
-use crate::gate::{DeviceRef, Gate, Kind};
+use crate::gate::{DeviceRef, Gate, Kind as Held};
 
 /// An exported or allocated buffer. It lives while its exporter or an import holds it.
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub(super) struct Buffer<F> {
 /// What a buffer costs until it is dropped.
 #[derive(Debug)]
 pub(super) enum Cost {
-    Exported(#[allow(dead_code, reason = "it is held, not looked at")] DeviceRef),
-    Neutral(#[allow(dead_code, reason = "it is held, not looked at")] Charge),
+    Exported(#[allow(dead_code, reason = "it is held, not looked at")] (DeviceRef, Charge)),
+    Neutral(#[allow(dead_code, reason = "it is held, not looked at")] [Charge; 2]),
 }
 
 /// One client's use of a buffer. After a loss it stands for what the client still has to let go of.
@@ -47,10 +47,10 @@ impl<F> Buffer<F> {
         layout: Layout,
         planes: Vec<CheckedPlane<F>>,
         cpu_sync: bool,
-        charge: Charge,
+        charges: [Charge; 2],
     ) -> Self {
         let (device, exporter, imports) = (None, Some(client), HashSet::new());
-        Self { device, exporter, layout, planes, imports, cpu_sync, _cost: Cost::Neutral(charge) }
+        Self { device, exporter, layout, planes, imports, cpu_sync, _cost: Cost::Neutral(charges) }
     }
 }
 
@@ -78,7 +78,8 @@ impl<H: Handles> Broker<H> {
             })?;
         }
         let reference =
-            Gate::acquire(&known.gate, Kind::Buffer).map_err(|_| self.lost_error(device))?;
+            Gate::acquire(&known.gate, Held::Buffer).map_err(|_| self.lost_error(device))?;
+        let descriptors = self.charge(client, Kind::Descriptors, planes.len() as u64)?;
         let id = self.ids.object();
         self.buffers.insert(
             id,
@@ -90,7 +91,7 @@ impl<H: Handles> Broker<H> {
                 imports: HashSet::new(),
                 // Only simulated buffers are plain memory.
                 cpu_sync: self.backend != GuardKind::Simulated,
-                _cost: Cost::Exported(reference),
+                _cost: Cost::Exported((reference, descriptors)),
             },
         );
         self.note(client, id, Owned::Buffer);
@@ -127,7 +128,7 @@ impl<H: Handles> Broker<H> {
         }
         let reference = match device {
             Some(device) => Some(
-                Gate::acquire(&self.devices[&device].gate, Kind::Import)
+                Gate::acquire(&self.devices[&device].gate, Held::Import)
                     .map_err(|_| self.lost_error(device))?,
             ),
             None => None,
@@ -184,8 +185,7 @@ impl<H: Handles> Broker<H> {
         if buffer.exporter.is_none() && buffer.imports.is_empty() {
             let device = buffer.device;
             self.buffers.remove(&id);
-            let dropped = self.tokens.drop_for(id);
-            self.count_tokens(&dropped);
+            self.tokens.drop_for(id);
             match device {
                 Some(device) => {
                     self.touch(device, |device| device.buffers.remove(&id));

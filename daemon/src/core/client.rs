@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use dmashare_proto::message::Declare;
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Reply, WireError};
 
+use super::accounts::{Account, Charge, Kind, cost};
 use super::rehearse::Epochs;
 use super::{Broker, Effects, Handles};
 
@@ -46,7 +47,10 @@ pub(super) struct Client {
     /// What it states of itself.
     pub declared: Declare,
     pub objects: HashMap<ObjectId, Owned>,
-    pub tokens: usize,
+    /// As many as there are in `objects`.
+    counted: Charge,
+    pub account: Account,
+    _connection: [Charge; 2],
     /// Unanswered `WaitPoint`s and `Allocate`s.
     pub waits: usize,
     /// Devices that it knows by other ids, since a loss was rehearsed for it alone.
@@ -63,19 +67,11 @@ impl<H: Handles> Broker<H> {
         creds: Credentials,
         out: &mut Effects<H>,
     ) -> Result<ClientId, WireError> {
-        let over = |limit: &str, value: usize| {
-            WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!("{limit} = {value} connections are in use; close one, or raise the limit"),
-            )
-        };
-        if self.clients.len() >= self.limits.clients {
-            return Err(over("limits.clients", self.limits.clients));
-        }
-        let same = self.clients.values().filter(|client| client.creds.uid == creds.uid).count();
-        if same >= self.limits.clients_per_uid {
-            return Err(over("limits.clients_per_uid", self.limits.clients_per_uid));
-        }
+        let account = self.accounts.client(creds.uid);
+        let connection = [
+            account.charge(Kind::Clients, 1)?,
+            account.charge(Kind::Descriptors, cost::CONNECTION)?,
+        ];
         let id = self.ids.client();
         self.clients.insert(
             id,
@@ -85,7 +81,9 @@ impl<H: Handles> Broker<H> {
                 greeted: false,
                 declared: Declare::default(),
                 objects: HashMap::new(),
-                tokens: 0,
+                counted: account.take(Kind::Objects, 0),
+                account,
+                _connection: connection,
                 waits: 0,
                 epochs: Epochs::default(),
             },
@@ -116,16 +114,33 @@ impl<H: Handles> Broker<H> {
     /// Makes room for one more object, or says which limit is reached.
     pub(super) fn may_have_one_more(&self, client: ClientId) -> Result<(), WireError> {
         let Some(client) = self.clients.get(&client) else { return Ok(()) };
-        if client.objects.len() >= self.limits.objects_per_client {
-            return Err(WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!(
-                    "limits.objects_per_client = {} objects are in use; release some",
-                    self.limits.objects_per_client
-                ),
-            ));
-        }
-        Ok(())
+        Ok(client.account.may(Kind::Objects, 1)?)
+    }
+
+    /// Whether the broker may hold so many descriptors more for a client, asked before they are made.
+    pub(super) fn may_hold(&self, client: ClientId, descriptors: u64) -> Result<(), WireError> {
+        let Some(client) = self.clients.get(&client) else { return Ok(()) };
+        Ok(client.account.may(Kind::Descriptors, descriptors)?)
+    }
+
+    /// Puts something on a client's account.
+    pub(super) fn charge(
+        &mut self,
+        client: ClientId,
+        kind: Kind,
+        amount: u64,
+    ) -> Result<Charge, WireError> {
+        Ok(match self.clients.get(&client) {
+            Some(client) => client.account.charge(kind, amount)?,
+            // Nobody asks who is not there.
+            None => self.accounts.user(u32::MAX).charge(kind, amount)?,
+        })
+    }
+
+    /// What a client is charged to.
+    #[must_use]
+    pub fn account(&self, client: ClientId) -> Option<&Account> {
+        self.clients.get(&client).map(|client| &client.account)
     }
 
     /// Makes room for one more request that is answered later, and counts it.
@@ -154,6 +169,7 @@ impl<H: Handles> Broker<H> {
     pub(super) fn note(&mut self, client: ClientId, object: ObjectId, what: Owned) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.insert(object, what);
+            client.counted.set(client.objects.len() as u64);
         }
         self.dirty_clients.insert(client);
     }
@@ -193,10 +209,10 @@ impl<H: Handles> Broker<H> {
         let what = self.owned(client, object)?;
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.remove(&object);
+            client.counted.set(client.objects.len() as u64);
         }
         if matches!(what, Owned::Buffer | Owned::Fence | Owned::Timeline | Owned::Lost(_)) {
-            let dropped = self.tokens.drop_for(object);
-            self.count_tokens(&dropped);
+            self.tokens.drop_for(object);
         }
         self.let_go(client, object, what, out);
         self.dirty_clients.insert(client);

@@ -5,9 +5,10 @@ use dmashare_proto::message::{
 };
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
+use super::accounts::{Charge, Kind, cost};
 use super::{Broker, CheckedFence, Effect, Effects, FencePlan, Handles, Owned};
 use crate::devices::NodeId;
-use crate::gate::{DeviceRef, Gate, Kind};
+use crate::gate::{DeviceRef, Gate, Kind as Held};
 
 /// A fence. Pending, it is counted on its device and lives until it ends, whoever has handles: a
 /// guard may be in a GPU's queue. Ended, it is a small record for those who have handles.
@@ -28,11 +29,13 @@ pub(super) struct Fence<F> {
 pub(super) struct Pending<F> {
     /// What importers get; nothing, where it was put to a point.
     pub fd: Option<F>,
-    /// The exporter's user, whose quota it counts against.
+    /// The exporter's user.
     pub uid: u32,
     /// When it was handed over, CLOCK_MONOTONIC in nanoseconds.
     pub since_ns: u64,
     pub _reference: DeviceRef,
+    /// Itself, and its descriptors.
+    pub _charges: [Charge; 2],
 }
 
 impl<H: Handles> Broker<H> {
@@ -50,7 +53,6 @@ impl<H: Handles> Broker<H> {
         let device = self.device_of(node)?;
         self.at(device)?;
         self.may_have_one_more(client)?;
-        self.may_pend_one_more(client)?;
         let guard = match policy {
             Policy::Pass => false,
             Policy::Guard => true,
@@ -63,21 +65,31 @@ impl<H: Handles> Broker<H> {
                  what is missing. Policy `pass` hands the fence out unguarded",
             ));
         }
+        self.may_pend_one_more(client, guard)?;
         Ok(FencePlan { guard, policy })
     }
 
-    pub(super) fn may_pend_one_more(&self, client: ClientId) -> Result<(), WireError> {
-        let pending = self.pending_by_uid.get(&self.uid_of(client)).copied().unwrap_or(0);
-        if pending >= self.limits.pending_fences_per_uid {
-            return Err(WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!(
-                    "limits.pending_fences_per_uid = {} fences are pending; wait for some to end",
-                    self.limits.pending_fences_per_uid
-                ),
-            ));
+    pub(super) fn may_pend_one_more(
+        &self,
+        client: ClientId,
+        guarded: bool,
+    ) -> Result<(), WireError> {
+        if let Some(account) = self.account(client) {
+            account.may(Kind::Fences, 1)?;
         }
-        Ok(())
+        self.may_hold(client, pending_cost(guarded))
+    }
+
+    /// Charges a pending fence.
+    pub(super) fn charge_pending(
+        &mut self,
+        client: ClientId,
+        guarded: bool,
+    ) -> Result<[Charge; 2], WireError> {
+        Ok([
+            self.charge(client, Kind::Fences, 1)?,
+            self.charge(client, Kind::Descriptors, pending_cost(guarded))?,
+        ])
     }
 
     /// A client's deadline in nanoseconds from now.
@@ -130,12 +142,17 @@ impl<H: Handles> Broker<H> {
                 (guard, source, Some(ender), kind)
             }
         };
-        let reference = Gate::acquire(&self.devices[&device].gate, Kind::Fence)
+        let reference = Gate::acquire(&self.devices[&device].gate, Held::Fence)
             .map_err(|_| self.lost_error(device))?;
+        let charges = self.charge_pending(client, ender.is_some())?;
         let fence = self.ids.object();
-        let uid = self.uid_of(client);
-        let pending = Some(Pending { fd: Some(fd), uid, since_ns: now_ns, _reference: reference });
-        *self.pending_by_uid.entry(uid).or_default() += 1;
+        let pending = Some(Pending {
+            fd: Some(fd),
+            uid: self.uid_of(client),
+            since_ns: now_ns,
+            _reference: reference,
+            _charges: charges,
+        });
         let (handles, state, point) = (vec![(client, fence)], FenceState::Pending, None);
         self.fences.insert(fence, Fence { at, guard, handles, state, pending, point });
         self.note(client, fence, Owned::Fence);
@@ -265,12 +282,6 @@ impl<H: Handles> Broker<H> {
         for (client, handle) in handles {
             self.note_failed(handle, self.uid_of(client), state);
         }
-        if let Some(count) = self.pending_by_uid.get_mut(&pending.uid) {
-            *count -= 1;
-            if *count == 0 {
-                self.pending_by_uid.remove(&pending.uid);
-            }
-        }
         let uid = pending.uid;
         drop(pending);
         self.touch(device, |device| device.fences.remove(&id));
@@ -306,6 +317,10 @@ impl<H: Handles> Broker<H> {
         let Some(device) = self.devices.get(&device) else { return Vec::new() };
         device.fences.iter().copied().collect()
     }
+}
+
+const fn pending_cost(guarded: bool) -> u64 {
+    if guarded { cost::GUARDED } else { cost::PASSED }
 }
 
 /// A fence's end as its source showed it.

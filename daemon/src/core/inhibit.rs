@@ -3,6 +3,7 @@
 use dmashare_proto::message::{Inhibit, InhibitMode, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
+use super::accounts::{Charge, Kind, cost};
 use super::{Broker, Credentials, Effects, Handles, Owned};
 use crate::view::InhibitorView;
 
@@ -11,17 +12,17 @@ const PER_UID: usize = 64;
 
 /// Who holds an inhibitor.
 #[derive(Debug)]
-enum Holder {
+pub(super) enum Holder {
     /// A client of the socket, as its object.
     Client(ClientId),
     /// A program on the bus, by a pipe.
-    Bus(Credentials, String),
+    Bus(Credentials, String, #[allow(dead_code, reason = "it is held")] Charge),
 }
 
 /// One that is held.
 #[derive(Debug)]
 pub(super) struct Inhibitor {
-    holder: Holder,
+    pub holder: Holder,
     device: Option<DeviceId>,
     mode: InhibitMode,
     why: String,
@@ -58,17 +59,18 @@ impl<H: Handles> Broker<H> {
     ) -> Result<ObjectId, WireError> {
         inhibit.check()?;
         let device = inhibit.device.map(|device| self.may_be_inhibited(device)).transpose()?;
-        let same = self
-            .inhibitors
-            .values()
-            .filter(|held| matches!(&held.holder, Holder::Bus(other, _) if other.uid == creds.uid));
+        let same = self.inhibitors.values().filter(
+            |held| matches!(&held.holder, Holder::Bus(other, ..) if other.uid == creds.uid),
+        );
         if same.count() >= PER_UID {
             return Err(WireError::new(
                 ErrorCode::OVER_QUOTA,
                 format!("{PER_UID} inhibitors of user {} are held; close some", creds.uid),
             ));
         }
-        let id = self.hold(Holder::Bus(creds, who), Inhibit { device, ..inhibit });
+        let account = self.accounts.user(creds.uid);
+        let pipe = account.charge(Kind::Descriptors, cost::BUS_INHIBITOR)?;
+        let id = self.hold(Holder::Bus(creds, who, pipe), Inhibit { device, ..inhibit });
         self.after(out);
         Ok(id)
     }
@@ -123,7 +125,7 @@ impl<H: Handles> Broker<H> {
                     Some(known) => (known.creds.pid, known.creds.uid, known.name.clone()),
                     None => (0, 0, String::new()),
                 },
-                Holder::Bus(creds, who) => (creds.pid, creds.uid, who.clone()),
+                Holder::Bus(creds, who, _) => (creds.pid, creds.uid, who.clone()),
             };
             let (device, mode, why) = (held.device, held.mode, held.why.clone());
             InhibitorView { id, device, mode, why, who, pid, uid }

@@ -11,6 +11,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
 use crate::devices::NodeId;
 
+mod accounts;
 mod activity;
 mod attach;
 mod buffers;
@@ -34,6 +35,9 @@ mod views;
 mod waits;
 mod wedged;
 
+#[cfg(test)]
+pub(crate) use accounts::of_a_client as accounts_for_tests;
+pub use accounts::{Account, Charge, Kind, Level, Over, Quotas};
 pub use causes::Ended;
 pub use client::Credentials;
 pub use effect::{
@@ -42,7 +46,7 @@ pub use effect::{
 };
 pub use fences::ended;
 pub use ids::IdSource;
-pub use neutral::{Allocation, Charge};
+pub use neutral::Allocation;
 pub use rehearse::{NotRehearsed, Rehearsed};
 pub use timelines::PointPlan;
 pub use unplug::Sweep;
@@ -59,20 +63,10 @@ use tokens::Tokens;
 /// How much there may be.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections.
-    pub clients: usize,
-    /// Connections of one user.
-    pub clients_per_uid: usize,
-    /// Buffers, imports and fences of one client.
-    pub objects_per_client: usize,
-    /// Tokens of one client.
-    pub tokens_per_client: usize,
-    /// Pending fences of one user, released or not: each costs the broker descriptors until it ends.
-    pub pending_fences_per_uid: usize,
+    /// Of all that is on accounts.
+    pub quotas: Quotas,
     /// Unanswered waits for points of one client.
     pub waits_per_client: usize,
-    /// Bytes of neutral buffers of one user.
-    pub neutral_bytes_per_uid: u64,
     /// A fence's deadline where the client states none, in nanoseconds.
     pub deadline_ns: u64,
     /// The longest deadline that a client may state, in nanoseconds.
@@ -107,13 +101,12 @@ pub struct Broker<H: Handles> {
     fences: HashMap<ObjectId, Fence<H::Fd>>,
     /// An importer's handle on a fence, and the fence.
     fence_imports: HashMap<ObjectId, ObjectId>,
-    pending_by_uid: HashMap<u32, usize>,
     timelines: HashMap<ObjectId, Timeline<H::Fd>>,
     /// An importer's handle on a timeline, and the timeline.
     timeline_imports: HashMap<ObjectId, ObjectId>,
     /// Timelines of which a point has ended or a handle has gone in this event.
     moved: BTreeSet<ObjectId>,
-    accounts: neutral::Accounts,
+    accounts: accounts::Accounts,
     inhibitors: BTreeMap<ObjectId, inhibit::Inhibitor>,
     tokens: Tokens,
     causes: Causes,
@@ -134,6 +127,7 @@ impl<H: Handles> Broker<H> {
         backend: GuardKind,
         state_page: H::Fd,
     ) -> Self {
+        let accounts = accounts::Accounts::new(limits.quotas.clone());
         Self {
             limits,
             ids,
@@ -149,11 +143,10 @@ impl<H: Handles> Broker<H> {
             imports: HashMap::new(),
             fences: HashMap::new(),
             fence_imports: HashMap::new(),
-            pending_by_uid: HashMap::new(),
             timelines: HashMap::new(),
             timeline_imports: HashMap::new(),
             moved: BTreeSet::new(),
-            accounts: neutral::Accounts::default(),
+            accounts,
             inhibitors: BTreeMap::new(),
             tokens: Tokens::default(),
             causes: Causes::default(),

@@ -170,13 +170,8 @@ impl Model {
     fn new() -> Self {
         let open = Rc::new(Cell::new(0));
         let limits = Limits {
-            clients: 8,
-            clients_per_uid: 6,
-            objects_per_client: 12,
-            tokens_per_client: 6,
-            pending_fences_per_uid: 20,
+            quotas: super::accounts::check::quotas(),
             waits_per_client: 4,
-            neutral_bytes_per_uid: neutral::QUOTA,
             deadline_ns: 1_000_000_000,
             max_deadline_ns: 10_000_000_000,
             max_deadline_by: "the model".to_owned(),
@@ -1114,7 +1109,6 @@ impl Model {
         }
         // I5: descriptors in the tables, the fake reactor's, and the state page are all there is.
         let planes: usize = broker.buffers.values().map(neutral::descriptors).sum();
-        let pending = broker.fences.values().filter(|fence| fence.pending.is_some()).count();
         let given = broker.fences.values().filter_map(|fence| fence.pending.as_ref());
         let given = given.filter(|pending| pending.fd.is_some()).count();
         let of_lines = 2 * broker.timelines.len() + self.lines.len();
@@ -1125,8 +1119,7 @@ impl Model {
         );
         let enders = self.watched.values().filter(|(_, ender)| ender.is_some()).count();
         assert_eq!(self.open.get(), 1 + planes + given + enders + of_lines, "I5: open descriptors");
-        assert_eq!(broker.pending_by_uid.values().sum::<usize>(), pending);
-        assert!(broker.pending_by_uid.values().all(|n| (1..=20).contains(n)), "I8: pending fences");
+        super::accounts::check::agree(broker, &self.allocations);
         for timeline in broker.timelines.values() {
             let pending = broker.fences.values().filter(|fence| fence.pending.is_some());
             let pending = pending.filter(|fence| {
@@ -1146,8 +1139,6 @@ impl Model {
             assert_eq!(known.waits, waits, "waits of {client}");
             assert!(waits <= 4, "I8: {client} waits too often");
 
-            assert!(known.objects.len() <= 12, "I8: {client} is over its quota");
-            assert!(known.tokens <= 6, "I8: {client} has too many tokens");
             let handles = broker.fences.values().flat_map(|fence| &fence.handles);
             let objects = known.objects.values();
             assert_eq!(

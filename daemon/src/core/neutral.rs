@@ -1,59 +1,12 @@
 //! Neutral buffers: memory of the broker's own, which no loss takes back. They have no device, so
 //! nothing counts them but their user's account.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use dmashare_proto::message::{Allocate, Allocated, Layout, Reply};
-use dmashare_proto::{ClientId, ErrorCode, WireError, linear};
+use dmashare_proto::{ClientId, WireError, linear};
 
+use super::accounts::{Charge, Kind, cost};
 use super::buffers::Buffer;
 use super::{Broker, CheckedPlane, Effect, Effects, Handles, Outgoing, Owned};
-
-/// Bytes of neutral buffers by user. Of one that has none there is no entry for long.
-#[derive(Debug, Default)]
-pub(super) struct Accounts(HashMap<u32, Arc<AtomicU64>>);
-
-/// Bytes that are on a user's account until this is dropped.
-#[derive(Debug)]
-#[must_use = "the bytes are taken off the account at once"]
-pub struct Charge {
-    account: Arc<AtomicU64>,
-    bytes: u64,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.account.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl Accounts {
-    /// Puts bytes on a user's account; gives what is there if it would be more than `most`.
-    fn charge(&mut self, uid: u32, bytes: u64, most: u64) -> Result<Charge, u64> {
-        self.0.retain(|_, account| account.load(Ordering::Relaxed) > 0);
-        let account = self.0.entry(uid).or_default();
-        let there = account.load(Ordering::Relaxed);
-        if there.checked_add(bytes).is_none_or(|sum| sum > most) {
-            return Err(there);
-        }
-        // All of it is on one thread: an atomic only so that a charge can go where it likes.
-        account.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Charge { account: Arc::clone(account), bytes })
-    }
-
-    /// The bytes of the user who has the most.
-    #[cfg(test)]
-    pub fn most(&self) -> u64 {
-        self.0.values().map(|account| account.load(Ordering::Relaxed)).max().unwrap_or(0)
-    }
-
-    /// All users' bytes.
-    pub fn total(&self) -> u64 {
-        self.0.values().map(|account| account.load(Ordering::Relaxed)).sum()
-    }
-}
 
 /// A neutral buffer that is to be made.
 #[derive(Debug)]
@@ -66,8 +19,8 @@ pub struct Allocation {
     pub layout: Layout,
     /// Bytes.
     pub size: u64,
-    /// Theirs.
-    pub charge: Charge,
+    /// The bytes, and the dma-buf's descriptor.
+    pub charges: [Charge; 2],
 }
 
 impl<H: Handles> Broker<H> {
@@ -93,20 +46,12 @@ impl<H: Handles> Broker<H> {
     ) -> Result<Allocation, WireError> {
         let (layout, size) = linear::plan(wanted)?;
         self.may_have_one_more(client)?;
-        let uid = self.uid_of(client);
-        let most = self.limits.neutral_bytes_per_uid;
-        let charge = self.accounts.charge(uid, size, most).map_err(|there| {
-            WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!(
-                    "{size} bytes are over limits.neutral_mib_per_uid = {} MiB, of which user {uid} \
-                     has {there} bytes in use; release neutral buffers, or raise the limit",
-                    most >> 20
-                ),
-            )
-        })?;
+        let charges = [
+            self.charge(client, Kind::Memory, size)?,
+            self.charge(client, Kind::Descriptors, cost::NEUTRAL)?,
+        ];
         self.one_more_wait(client)?;
-        Ok(Allocation { client, id, layout, size, charge })
+        Ok(Allocation { client, id, layout, size, charges })
     }
 
     /// The shell has made the memory, or could not.
@@ -116,7 +61,7 @@ impl<H: Handles> Broker<H> {
         made: Result<(CheckedPlane<H::Fd>, bool), WireError>,
         out: &mut Effects<H>,
     ) {
-        let Allocation { client, id, layout, size: _, charge } = allocation;
+        let Allocation { client, id, layout, size: _, charges } = allocation;
         self.neutral_dirty = true;
         // Who has left takes nothing, and its account is settled.
         let Some(known) = self.clients.get_mut(&client) else { return };
@@ -131,7 +76,7 @@ impl<H: Handles> Broker<H> {
                 let fds = planes.iter().map(|plane| plane.fd.clone()).collect();
                 let buffer = self.ids.object();
                 let reply = Allocated { buffer, layout: layout.clone(), sizes, cpu_sync };
-                let new = Buffer::neutral(client, layout, planes, cpu_sync, charge);
+                let new = Buffer::neutral(client, layout, planes, cpu_sync, charges);
                 self.buffers.insert(buffer, new);
                 self.note(client, buffer, Owned::Buffer);
                 let message = Outgoing::Reply(id, Reply::Allocated(reply));

@@ -523,8 +523,7 @@ impl<H: Handles> Broker<H> {
     }
 
     fn drop_tokens(&mut self, object: ObjectId) {
-        let dropped = self.tokens.drop_for(object);
-        self.count_tokens(&dropped);
+        self.tokens.drop_for(object);
     }
 }
 

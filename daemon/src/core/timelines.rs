@@ -1,7 +1,7 @@
 //! Timelines: made on a device, imported by token, their points promised, submitted and ended in
 //! order. The state of the points is in [`super::points`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dmashare_proto::limits::MAX_POINT;
 use dmashare_proto::message::{
@@ -10,12 +10,13 @@ use dmashare_proto::message::{
 };
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
+use super::accounts::{Charge, Kind, cost};
 use super::fences::{Fence, Pending};
 use super::points::Points;
 use super::waits::Wait;
 use super::{Broker, CheckedFence, CheckedTimeline, Effect, Effects, Handles, Owned};
 use crate::devices::NodeId;
-use crate::gate::{DeviceRef, Gate, Kind};
+use crate::gate::{DeviceRef, Gate, Kind as Held};
 
 /// A timeline. It lives while somebody has a handle on it or a point is pending.
 #[derive(Debug)]
@@ -34,9 +35,10 @@ pub(super) struct Timeline<F> {
     pub points: Points,
     pub waits: BTreeMap<u64, Vec<Wait>>,
     /// Points of a `Release` timeline whose signal the kernel is asked to tell.
-    pub watched: BTreeSet<u64>,
+    pub watched: BTreeMap<u64, Charge>,
     pub lost: Option<(Cause, u64)>,
     pub reference: Option<DeviceRef>,
+    pub _descriptors: Charge,
 }
 
 /// What [`Broker::plan_point`] found.
@@ -77,6 +79,7 @@ impl<H: Handles> Broker<H> {
         self.at(device)?;
         self.takes_new(device)?;
         self.may_have_one_more(client)?;
+        self.may_hold(client, cost::TIMELINE)?;
         match (policy, self.devices[&device].desc.removable) {
             (Policy::Pass, true) => Err(WireError::new(
                 ErrorCode::BAD_VALUE,
@@ -99,8 +102,9 @@ impl<H: Handles> Broker<H> {
         let guard = self.plan_timeline(client, node, options.policy)?;
         let device = self.device_of(node)?;
         let at = self.at(device)?;
-        let reference = Gate::acquire(&self.devices[&device].gate, Kind::Timeline)
+        let reference = Gate::acquire(&self.devices[&device].gate, Held::Timeline)
             .map_err(|_| self.lost_error(device))?;
+        let descriptors = self.charge(client, Kind::Descriptors, cost::TIMELINE)?;
         let timeline = self.ids.object();
         let direction = options.direction;
         let fds = vec![made.syncobj.clone(), made.hangup.clone()];
@@ -116,9 +120,10 @@ impl<H: Handles> Broker<H> {
                 importers: Vec::new(),
                 points: Points::default(),
                 waits: BTreeMap::new(),
-                watched: BTreeSet::new(),
+                watched: BTreeMap::new(),
                 lost: None,
                 reference: Some(reference),
+                _descriptors: descriptors,
             },
         );
         self.note(client, timeline, Owned::Timeline);
@@ -251,9 +256,9 @@ impl<H: Handles> Broker<H> {
         self.check_turn(id, submit.to)?;
         let device = self.device_of(node)?;
         self.at(device)?;
-        self.may_pend_one_more(client)?;
         let removable = self.devices[&device].desc.removable;
         let kind = self.timelines[&id].guard;
+        self.may_pend_one_more(client, removable || kind != GuardKind::Source)?;
         if removable && kind == GuardKind::Source && self.backend == GuardKind::None {
             return Err(WireError::new(
                 ErrorCode::UNSUPPORTED,
@@ -317,12 +322,17 @@ impl<H: Handles> Broker<H> {
                 return Err(WireError::new(ErrorCode::INTERNAL, "a point's source has no file"));
             }
         };
-        let reference = Gate::acquire(&self.devices[&device].gate, Kind::Fence)
+        let reference = Gate::acquire(&self.devices[&device].gate, Held::Fence)
             .map_err(|_| self.lost_error(device))?;
+        let charges = self.charge_pending(client, ender.is_some())?;
         let fence = self.ids.object();
-        let uid = self.uid_of(client);
-        *self.pending_by_uid.entry(uid).or_default() += 1;
-        let pending = Some(Pending { fd: None, uid, since_ns: now_ns, _reference: reference });
+        let pending = Some(Pending {
+            fd: None,
+            uid: self.uid_of(client),
+            since_ns: now_ns,
+            _reference: reference,
+            _charges: charges,
+        });
         let point = Some((id, at.point));
         let (handles, state) = (Vec::new(), FenceState::Pending);
         self.fences.insert(fence, Fence { at: device_at, guard, handles, state, pending, point });

@@ -10,6 +10,7 @@ use dmashare_proto::limits::MAX_TOKEN_TTL_MS;
 use dmashare_proto::message::{Grant, Grantee, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 
+use super::accounts::{Charge, Kind};
 use super::{Broker, Handles, Owned};
 
 #[derive(Debug)]
@@ -21,6 +22,8 @@ struct Right {
     until_ns: u64,
     /// The device that it was lost with: its holder, and nobody else, is told so.
     lost: Option<DeviceId>,
+    /// On its maker's account.
+    _charge: Charge,
 }
 
 #[derive(Debug, Default)]
@@ -31,10 +34,11 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    /// Drops an object's tokens; gives the clients that had made them.
-    pub fn drop_for(&mut self, object: ObjectId) -> Vec<ClientId> {
-        let tokens = self.of.remove(&object).unwrap_or_default();
-        tokens.iter().filter_map(|token| self.rights.remove(token)).map(|it| it.owner).collect()
+    /// Drops an object's tokens.
+    pub fn drop_for(&mut self, object: ObjectId) {
+        for token in self.of.remove(&object).unwrap_or_default() {
+            self.rights.remove(&token);
+        }
     }
 
     /// Drops every token that a client made.
@@ -52,18 +56,10 @@ impl Tokens {
         }
     }
 
-    /// Drops what has expired; gives the clients that had made them.
-    fn expire(&mut self, now_ns: u64) -> Vec<ClientId> {
-        let mut owners = Vec::new();
-        self.rights.retain(|_, right| {
-            let keep = right.until_ns > now_ns;
-            if !keep {
-                owners.push(right.owner);
-            }
-            keep
-        });
+    /// Drops what has expired.
+    fn expire(&mut self, now_ns: u64) {
+        self.rights.retain(|_, right| right.until_ns > now_ns);
         self.forget_dropped();
-        owners
     }
 
     fn forget_dropped(&mut self) {
@@ -72,6 +68,11 @@ impl Tokens {
             tokens.retain(|token| rights.contains_key(token));
             !tokens.is_empty()
         });
+    }
+
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.rights.len()
     }
 
     #[cfg(test)]
@@ -120,19 +121,10 @@ impl<H: Handles> Broker<H> {
             )
             .about(grant.object.0));
         }
-        if self.made_tokens(client) >= self.limits.tokens_per_client {
-            let expired = self.tokens.expire(now_ns);
-            self.count_tokens(&expired);
+        if self.account(client).is_some_and(|account| account.may(Kind::Tokens, 1).is_err()) {
+            self.tokens.expire(now_ns);
         }
-        if self.made_tokens(client) >= self.limits.tokens_per_client {
-            return Err(WireError::new(
-                ErrorCode::OVER_QUOTA,
-                format!(
-                    "limits.tokens_per_client = {} tokens are unused; let them be used or expire",
-                    self.limits.tokens_per_client
-                ),
-            ));
-        }
+        let charge = self.charge(client, Kind::Tokens, 1)?;
         self.tokens.rights.insert(
             token,
             Right {
@@ -142,26 +134,11 @@ impl<H: Handles> Broker<H> {
                 uses: grant.uses,
                 until_ns: now_ns + u64::from(grant.ttl_ms) * 1_000_000,
                 lost: None,
+                _charge: charge,
             },
         );
         self.tokens.of.entry(grant.object).or_default().push(token);
-        if let Some(client) = self.clients.get_mut(&client) {
-            client.tokens += 1;
-        }
         Ok(Reply::Granted(token))
-    }
-
-    fn made_tokens(&self, client: ClientId) -> usize {
-        self.clients.get(&client).map_or(0, |client| client.tokens)
-    }
-
-    /// Notes that tokens of these clients' are no more.
-    pub(super) fn count_tokens(&mut self, owners: &[ClientId]) {
-        for owner in owners {
-            if let Some(client) = self.clients.get_mut(owner) {
-                client.tokens = client.tokens.saturating_sub(1);
-            }
-        }
     }
 
     /// What a token gives this client. The use is counted only by [`Self::use_token`], once the
@@ -197,7 +174,7 @@ impl<H: Handles> Broker<H> {
         if right.uses > 0 {
             return;
         }
-        let (object, owner) = (right.object, right.owner);
+        let object = right.object;
         self.tokens.rights.remove(token);
         if let Some(tokens) = self.tokens.of.get_mut(&object) {
             tokens.retain(|other| other != token);
@@ -205,6 +182,5 @@ impl<H: Handles> Broker<H> {
                 self.tokens.of.remove(&object);
             }
         }
-        self.count_tokens(&[owner]);
     }
 }

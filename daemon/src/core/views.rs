@@ -3,7 +3,7 @@
 use dmashare_proto::report::UnplugReport;
 use dmashare_proto::{ClientId, DeviceId, ObjectId};
 
-use super::{Broker, Handles, Owned};
+use super::{Broker, Handles, Kind, Owned};
 use crate::view::{BusUpdate, ClientView, Counts, DeviceView};
 
 impl<H: Handles> Broker<H> {
@@ -28,7 +28,7 @@ impl<H: Handles> Broker<H> {
             let buffers = self.buffers.values().filter(|buffer| buffer.device.is_none()).count();
             updates.push(BusUpdate::Neutral {
                 buffers: u32::try_from(buffers).unwrap_or(u32::MAX),
-                bytes: self.accounts.total(),
+                bytes: self.accounts.all().used(Kind::Memory),
             });
         }
         if std::mem::take(&mut self.inhibitors_dirty) {

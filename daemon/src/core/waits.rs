@@ -4,6 +4,7 @@ use dmashare_proto::limits::MAX_POINT;
 use dmashare_proto::message::{Direction, FenceState, PointAt, Reply};
 use dmashare_proto::{ClientId, ErrorCode, ObjectId, WireError};
 
+use super::accounts::{Kind, cost};
 use super::timelines::check_point;
 use super::{Broker, Effect, Effects, Handles};
 
@@ -138,11 +139,17 @@ impl<H: Handles> Broker<H> {
             out.push(Effect::reply(client, id, Reply::PointState(state)));
             return Ok(());
         }
+        let to_watch =
+            timeline.direction == Direction::Release && !timeline.watched.contains_key(&at.point);
+        let watch = to_watch
+            .then(|| self.charge(client, Kind::Descriptors, cost::WATCHED_POINT))
+            .transpose()?;
         self.one_more_wait(client)?;
         let Some(timeline) = self.timelines.get_mut(&object) else { return Ok(()) };
         let wait = Wait { client, handle: at.timeline, id };
         timeline.waits.entry(at.point).or_default().push(wait);
-        if timeline.direction == Direction::Release && timeline.watched.insert(at.point) {
+        if let Some(charge) = watch {
+            timeline.watched.insert(at.point, charge);
             out.push(Effect::WatchPoint { timeline: object, point: at.point });
         }
         Ok(())
@@ -191,8 +198,7 @@ impl<H: Handles> Broker<H> {
             if timeline.is_unused() {
                 let device = timeline.at.device;
                 self.timelines.remove(&object);
-                let dropped = self.tokens.drop_for(object);
-                self.count_tokens(&dropped);
+                self.tokens.drop_for(object);
                 self.touch(device, |device| device.timelines.remove(&object));
                 out.push(Effect::DropTimeline(object));
             }

@@ -1,130 +1,23 @@
-//! One client's connection: a task that reads, and an outbox that never makes the broker wait.
+//! One client's connection: a task that reads, and sends what its outbox could not.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use dmashare_proto::codec::{decode_header, decode_request, encode};
-use dmashare_proto::transport::{Buffer, Got, send};
+use dmashare_proto::codec::{decode_header, decode_request};
+use dmashare_proto::transport::{Buffer, Got};
 use dmashare_proto::{ClientId, ErrorCode, Reply, Request, WireError};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
 
 use super::discard::Lane;
+use super::outbox::{Flushed, Outbox};
 use super::{Shared, intake, poll};
 use crate::clock::monotonic_ns;
 use crate::core::{Credentials, Outgoing};
 
 /// Requests that one client may have answered before the others get their turn.
 const TURN: usize = 32;
-
-/// Encoded bytes, and what goes beside them.
-type Datagram = (Vec<u8>, Vec<Arc<OwnedFd>>);
-
-/// What waits to be sent to one client, and the way to send it.
-pub(super) struct Outbox {
-    socket: Arc<OwnedFd>,
-    queue: RefCell<VecDeque<Datagram>>,
-    wake: Notify,
-    /// To be closed once the queue is empty.
-    closing: Cell<bool>,
-    /// To be closed at once: it did not read, or its process is met by the policy.
-    broken: Cell<bool>,
-    pub pid: i32,
-    pub pidfd: Option<OwnedFd>,
-}
-
-impl Outbox {
-    /// Sends a message now if the socket takes it, else when it does; a client that has let `most`
-    /// messages wait is given up.
-    pub fn push(&self, message: &Outgoing, fds: Vec<Arc<OwnedFd>>, most: usize) {
-        if self.closing.get() || self.broken.get() {
-            return;
-        }
-        let encoded = match message {
-            Outgoing::Reply(id, reply) => encode(reply, *id, fds.len()),
-            Outgoing::Event(event) => encode(event, 0, fds.len()),
-        };
-        let bytes = match (encoded, message) {
-            (Ok(bytes), _) => bytes,
-            (Err(error), Outgoing::Reply(id, _)) => {
-                tracing::error!(%error, "a reply does not fit its datagram");
-                let Ok(bytes) = encode(&Reply::Error(error), *id, 0) else { return };
-                return self.put(bytes, Vec::new(), most);
-            }
-            (Err(error), Outgoing::Event(_)) => {
-                tracing::error!(%error, "an event does not fit its datagram");
-                return;
-            }
-        };
-        self.put(bytes, fds, most);
-    }
-
-    fn put(&self, bytes: Vec<u8>, fds: Vec<Arc<OwnedFd>>, most: usize) {
-        let mut queue = self.queue.borrow_mut();
-        if queue.is_empty() {
-            match send_one(self.socket.as_fd(), &bytes, &fds) {
-                Ok(()) => return,
-                Err(error) if is_full(&error) => {}
-                Err(_) => return self.break_off(),
-            }
-        }
-        if queue.len() >= most {
-            tracing::warn!(pid = self.pid, "a client does not read; it is disconnected");
-            return self.break_off();
-        }
-        queue.push_back((bytes, fds));
-        self.wake.notify_one();
-    }
-
-    /// Closes the connection when what is queued is sent.
-    pub fn close(&self) {
-        self.closing.set(true);
-        self.wake.notify_one();
-    }
-
-    /// Closes the connection at once.
-    pub fn break_off(&self) {
-        self.broken.set(true);
-        self.wake.notify_one();
-    }
-
-    fn is_over(&self) -> bool {
-        self.broken.get() || (self.closing.get() && self.queue.borrow().is_empty())
-    }
-
-    /// Sends what the socket takes. `false` when it is full.
-    fn flush(&self) -> bool {
-        loop {
-            let mut queue = self.queue.borrow_mut();
-            let Some((bytes, fds)) = queue.front() else { return true };
-            match send_one(self.socket.as_fd(), bytes, fds) {
-                Ok(()) => {
-                    queue.pop_front();
-                }
-                Err(error) if is_full(&error) => return false,
-                Err(_) => {
-                    self.broken.set(true);
-                    return true;
-                }
-            }
-        }
-    }
-}
-
-fn send_one(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[Arc<OwnedFd>]) -> io::Result<()> {
-    let fds: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
-    send(socket, bytes, &fds)
-}
-
-/// Not now: the peer's queue is full, or (ETOOMANYREFS) too many of our fds are in flight to peers
-/// that do not read.
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ETOOMANYREFS)
-}
 
 /// Who is at the other end.
 pub(super) struct Peer {
@@ -140,15 +33,7 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
     let socket = Arc::new(socket);
     let unit = crate::kernel::holds::unit_of(peer.pid);
     let creds = Credentials { pid: peer.pid, uid: peer.uid, unit };
-    let outbox = Rc::new(Outbox {
-        socket: Arc::clone(&socket),
-        queue: RefCell::default(),
-        wake: Notify::new(),
-        closing: Cell::new(false),
-        broken: Cell::new(false),
-        pid: peer.pid,
-        pidfd: peer.pidfd,
-    });
+    let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
     // Registered before the client is in the tables, so that an error leaves nothing there.
     let socket = poll::register(socket)?;
     let mut this = shell.borrow_mut();
@@ -158,14 +43,21 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
     });
     match taken {
         Ok((client, lane)) => {
+            if let Some(account) = this.broker.account(client) {
+                outbox.charge_to(account.clone());
+                lane.charge_to(account.clone());
+            }
             this.connections.insert(client, Rc::clone(&outbox));
             drop(this);
-            let shell = Rc::clone(shell);
+            let shared = Rc::clone(shell);
             tokio::task::spawn_local(async move {
-                serve(&shell, client, &socket, &outbox, &lane).await;
-                let mut shell = shell.borrow_mut();
+                serve(&shared, client, &socket, &outbox, &lane).await;
+                let mut shell = shared.borrow_mut();
                 shell.connections.remove(&client);
                 shell.event(|broker, out| broker.disconnect(client, out));
+                drop(shell);
+                // A stop does not wait for it: it has no hold on the shell.
+                tokio::task::spawn_local(async move { outbox.linger().await });
             });
         }
         Err(error) => {
@@ -190,7 +82,7 @@ async fn serve(
             outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), usize::MAX);
             return;
         }
-        let full = !outbox.flush();
+        let flushed = outbox.flush();
         if outbox.is_over() {
             return;
         }
@@ -204,13 +96,14 @@ async fn serve(
                     Reading::Over => return,
                 }
             }
-            ready = socket.writable(), if full => {
+            ready = socket.writable(), if matches!(flushed, Flushed::Full) => {
                 let Ok(mut ready) = ready else { return };
-                if !outbox.flush() {
+                if matches!(outbox.flush(), Flushed::Full) {
                     ready.clear_ready();
                 }
             }
-            () = outbox.wake.notified() => {}
+            () = outbox.may_try_again(flushed) => {}
+            () = outbox.woken() => {}
         }
         tokio::task::yield_now().await;
     }
@@ -235,7 +128,7 @@ fn read_some(
         if lane.is_full() {
             return Reading::More;
         }
-        if outbox.is_over() || outbox.closing.get() {
+        if outbox.is_over() || outbox.is_closing() {
             return if outbox.is_over() { Reading::Over } else { Reading::Dry };
         }
         let received = buffer.receive_into(socket, &mut fds);

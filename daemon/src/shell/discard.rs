@@ -20,8 +20,10 @@ use std::time::Duration;
 use dmashare_proto::{ErrorCode, WireError};
 use tokio::sync::Notify;
 
+use crate::core::{Account, Charge, Kind};
+
 /// Descriptors of one connection that may wait to be closed before it is read on.
-const MOST: usize = 64;
+pub(super) const MOST: usize = 64;
 /// How long they may.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Threads that one user's former connections may leave behind.
@@ -57,7 +59,7 @@ impl Lanes {
         }
         let waiting = Arc::<Waiting>::default();
         lanes.push(Arc::clone(&waiting));
-        Ok(Lane { waiting, thread: OnceCell::new() })
+        Ok(Lane { waiting, thread: OnceCell::new(), account: OnceCell::new() })
     }
 }
 
@@ -72,10 +74,19 @@ struct Waiting {
 pub(super) struct Lane {
     waiting: Arc<Waiting>,
     /// Started when it is first needed.
-    thread: OnceCell<Sender<OwnedFd>>,
+    thread: OnceCell<Sender<Discarded>>,
+    account: OnceCell<Account>,
 }
 
+/// What is to be closed, on its user's account until it is.
+type Discarded = (OwnedFd, Option<Charge>);
+
 impl Lane {
+    /// Whose account is charged. The first one stays.
+    pub fn charge_to(&self, account: Account) {
+        self.account.get_or_init(|| account);
+    }
+
     /// Closes a descriptor, however long that takes.
     pub fn discard(&self, fd: OwnedFd) {
         let thread = match self.thread.get() {
@@ -89,7 +100,8 @@ impl Lane {
             },
         };
         self.waiting.count.fetch_add(1, Ordering::Relaxed);
-        if thread.send(fd).is_err() {
+        let charge = self.account.get().map(|account| account.take(Kind::Descriptors, 1));
+        if thread.send((fd, charge)).is_err() {
             tracing::error!("the thread that closes a client's files has ended");
         }
     }
@@ -127,7 +139,7 @@ impl Drop for Lane {
     }
 }
 
-fn start(waiting: Arc<Waiting>) -> io::Result<Sender<OwnedFd>> {
+fn start(waiting: Arc<Waiting>) -> io::Result<Sender<Discarded>> {
     let (sender, receiver) = channel();
     std::thread::Builder::new()
         .name("discard".to_owned())
@@ -136,9 +148,10 @@ fn start(waiting: Arc<Waiting>) -> io::Result<Sender<OwnedFd>> {
     Ok(sender)
 }
 
-fn close_all(receiver: &Receiver<OwnedFd>, waiting: &Waiting) {
-    for fd in receiver {
+fn close_all(receiver: &Receiver<Discarded>, waiting: &Waiting) {
+    for (fd, charge) in receiver {
         drop(fd);
+        drop(charge);
         if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
             waiting.fewer.notify_one();
         }
@@ -167,6 +180,27 @@ mod tests {
         for mut reader in readers {
             assert_eq!(std::io::Read::read(&mut reader, &mut [0]).unwrap(), 0);
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_waits_to_be_closed_is_charged_and_given_back_behind_its_close() {
+        let account = crate::core::accounts_for_tests(crate::core::Quotas::default());
+        let mut lanes = Lanes::default();
+        let lane = lanes.lane(7).unwrap();
+        lane.charge_to(account.clone());
+        let (_readers, writers): (Vec<_>, Vec<_>) = (0..MOST).map(|_| pipe()).unzip();
+        for writer in writers {
+            lane.discard(writer);
+            assert!(account.used(Kind::Descriptors) <= MOST as u64);
+        }
+        lane.has_room().await.unwrap();
+        // Its thread ends when the lane is gone and all is closed.
+        let waiting = Arc::downgrade(&lane.waiting);
+        drop((lane, lanes));
+        while waiting.strong_count() > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(account.used(Kind::Descriptors), 0);
     }
 
     #[test]

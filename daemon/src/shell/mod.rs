@@ -28,6 +28,7 @@ use crate::view::BusUpdate;
 mod allocations;
 mod arrivals;
 mod connection;
+mod descriptors;
 mod discard;
 mod effects;
 mod eject;
@@ -36,6 +37,7 @@ mod inhibit;
 mod intake;
 mod listener;
 mod notices;
+mod outbox;
 mod overdue;
 mod poll;
 mod rehearse;
@@ -43,7 +45,7 @@ pub mod start;
 mod tasks;
 mod timelines;
 
-use connection::Outbox;
+use outbox::Outbox;
 
 /// The core's handles on this machine.
 #[derive(Debug)]

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dmashare_proto::message::GuardKind;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
@@ -93,7 +92,7 @@ fn simulated_world(_: &Config, _: &std::path::Path) -> Result<World> {
 /// # Errors
 /// What it cannot do without is missing: its socket, its state folder, a thread.
 pub async fn run(config: Config, options: Options) -> Result<()> {
-    raise_descriptor_limit();
+    let descriptors = super::descriptors::budget(&config.limits);
     let world = match &options.simulate {
         Some(dir) => simulated_world(&config, dir)?,
         None => real_world(&config),
@@ -128,7 +127,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     getrandom::fill(&mut instance)
         .map_err(|error| anyhow::anyhow!("the kernel's random source: {error}"))?;
     let kind = backend.as_ref().map_or(GuardKind::None, |backend| backend.kind());
-    let limits = limits(&config, backend.as_deref());
+    let limits = limits(&config, descriptors, backend.as_deref());
     let mut broker =
         Broker::new(limits, IdSource::new(first_id), instance, kind, Arc::new(page_fd));
     if let Some(up_to) = broker.first_reservation() {
@@ -154,6 +153,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     let (inhibits_to, inhibits) = mpsc::unbounded_channel();
     let (ejects_to, eject_requests) = mpsc::unbounded_channel();
     let (activity_to, watchers) = mpsc::unbounded_channel();
+    let (usage_to, usage_questions) = mpsc::unbounded_channel();
     let (late_to, late) = mpsc::unbounded_channel();
     let (allocations_to, allocations) = mpsc::unbounded_channel();
     let helpers =
@@ -208,6 +208,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         inhibits_to,
         ejects_to,
         activity_to,
+        usage_to,
     );
     let bus = bus::start(options.bus, bus_updates, asks, facts);
 
@@ -234,6 +235,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = inhibit::take(Rc::clone(&shell), inhibits) => {}
         () = eject::take(Rc::clone(&shell), eject_requests) => {}
         () = tasks::tell_activity(Rc::clone(&shell), watchers) => {}
+        () = tasks::tell_usage(Rc::clone(&shell), usage_questions) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
         () = allocations::make(Rc::clone(&shell), Arc::new(heaps), allocations) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),
@@ -270,7 +272,7 @@ async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool) -> Result<()> {
     Ok(())
 }
 
-fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
+fn limits(config: &Config, descriptors: u64, backend: Option<&dyn GuardBackend>) -> Limits {
     let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let longest = backend.and_then(GuardBackend::longest).map_or(u64::MAX, nanos);
     let max_deadline = nanos(config.fence.max_deadline);
@@ -281,25 +283,11 @@ fn limits(config: &Config, backend: Option<&dyn GuardBackend>) -> Limits {
         "fence.max_deadline_ms".to_owned()
     };
     Limits {
-        clients: config.limits.clients as usize,
-        clients_per_uid: config.limits.clients_per_uid as usize,
-        objects_per_client: config.limits.objects_per_client as usize,
-        tokens_per_client: config.limits.tokens_per_client as usize,
-        pending_fences_per_uid: config.limits.pending_fences_per_uid as usize,
+        quotas: super::descriptors::quotas(&config.limits, descriptors),
         waits_per_client: config.limits.waits_per_client as usize,
-        neutral_bytes_per_uid: u64::from(config.limits.neutral_mib_per_uid) << 20,
         deadline_ns: nanos(config.fence.deadline).min(longest),
         max_deadline_ns: max_deadline.min(longest),
         max_deadline_by,
         ack_timeout_ns: nanos(config.broker.ack_timeout),
-    }
-}
-
-/// Every buffer and fence is a descriptor: the soft limit is raised to the hard one.
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files could not be raised");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::connection::{Peer, accept};
 use super::{BUS_LAG, Shared};
-use crate::bus::{CauseRequest, ConnectRequest};
+use crate::bus::{CauseRequest, ConnectRequest, UsageRequest};
 use crate::clock::monotonic_ns;
 use crate::reactor::{Command, Notice};
 
@@ -79,6 +79,20 @@ pub(super) async fn tell_activity(
     while let Some(watcher) = watchers.recv().await {
         if watcher.send(shell.borrow().broker.activity(monotonic_ns())).is_err() {
             tracing::debug!("who asked for the activity is gone");
+        }
+    }
+}
+
+/// Tells what is on the accounts, to who asks.
+pub(super) async fn tell_usage(shell: Shared, mut questions: UnboundedReceiver<UsageRequest>) {
+    while let Some(UsageRequest { uid, answer }) = questions.recv().await {
+        let shell = shell.borrow();
+        // What clients have received since they were sent something is not theirs any more.
+        for outbox in shell.connections.values() {
+            outbox.look();
+        }
+        if answer.send(shell.broker.usage(uid)).is_err() {
+            tracing::debug!("who asked for the usage is gone");
         }
     }
 }

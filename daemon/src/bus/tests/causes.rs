@@ -59,3 +59,20 @@ async fn activity_is_asked_for_each_time() {
         assert_eq!(told, [wanted]);
     }
 }
+
+#[tokio::test]
+async fn usage_is_asked_for_the_callers_user() {
+    let Some(mut stage) = Stage::set().await else { return };
+    let broker = zbus::Proxy::new(&stage.client, NAME, ROOT, NAME).await.unwrap();
+    let call = broker.call::<_, _, String>("GetUsage", &());
+    let answer = async {
+        let request = stage.face.usage.recv().await.unwrap();
+        assert_eq!(request.uid, getuid().as_raw());
+        let user = dmashare_proto::usage::User { uid: request.uid, ..Default::default() };
+        let usage = Usage { all: Vec::new(), users: vec![user] };
+        request.answer.send(usage.clone()).unwrap();
+        usage
+    };
+    let (told, wanted) = within(async { tokio::join!(call, answer) }).await;
+    assert_eq!(serde_json::from_str::<Usage>(&told.unwrap()).unwrap(), wanted);
+}

@@ -98,6 +98,7 @@ struct Face {
     inhibits: mpsc::UnboundedReceiver<InhibitRequest>,
     ejects: mpsc::UnboundedReceiver<EjectRequest>,
     activity: mpsc::UnboundedReceiver<oneshot::Sender<Vec<Activity>>>,
+    usage: mpsc::UnboundedReceiver<UsageRequest>,
 }
 
 impl Face {
@@ -109,16 +110,24 @@ impl Face {
         let (inhibits_to, inhibits) = mpsc::unbounded_channel();
         let (ejects_to, ejects) = mpsc::unbounded_channel();
         let (activity_to, activity) = mpsc::unbounded_channel();
+        let (usage_to, usage) = mpsc::unbounded_channel();
         let facts = BusFacts {
             version: "1.2.3".to_owned(),
             backend: "simulated".to_owned(),
             heap: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
         };
-        let asks =
-            Asks::new(connects_to, causes_to, rehearsals_to, inhibits_to, ejects_to, activity_to);
+        let asks = Asks::new(
+            connects_to,
+            causes_to,
+            rehearsals_to,
+            inhibits_to,
+            ejects_to,
+            activity_to,
+            usage_to,
+        );
         let bus = start(address(dir), updates_from, asks, facts);
-        Self { bus, updates, connects, causes, rehearsals, inhibits, ejects, activity }
+        Self { bus, updates, connects, causes, rehearsals, inhibits, ejects, activity, usage }
     }
 
     fn tell(&self, update: BusUpdate) {

@@ -80,7 +80,8 @@ async fn one_can_stop_without_a_bus() {
         let (connects, causes) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
         let (rehearsals, inhibits) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
         let (ejects, activity) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
-        let asks = Asks::new(connects, causes, rehearsals, inhibits, ejects, activity);
+        let usage = mpsc::unbounded_channel().0;
+        let asks = Asks::new(connects, causes, rehearsals, inhibits, ejects, activity, usage);
         let mut bus = start(address, from, asks, facts);
         assert!(!within(bus.first_attempt()).await);
         drop(updates);

@@ -5,9 +5,6 @@ use dmashare_proto::message::{Allocate, Declare, Inhibit, InhibitMode, LossPolic
 use super::*;
 use crate::core::buffers::Buffer;
 
-/// Bytes of neutral buffers that a user may have here.
-pub(super) const QUOTA: u64 = 4 << 20;
-
 /// How many descriptors a buffer holds: the planes of a neutral one are one dma-buf.
 pub(super) fn descriptors<F>(buffer: &Buffer<F>) -> usize {
     if buffer.device.is_none() { 1 } else { buffer.planes.len() }
@@ -107,14 +104,9 @@ impl Model {
         assert!(self.held.len() <= 64, "I8: inhibitors of a user on the bus");
     }
 
-    /// The accounts are what the buffers and what is under way come to; nobody is over the quota.
+    /// Nothing is kept for nobody.
     pub(super) fn check_neutral(&self) {
         let broker = &self.broker;
-        let there = broker.buffers.values().filter(|buffer| buffer.device.is_none());
-        let there: u64 = there.map(|buffer| buffer.planes[0].size).sum();
-        let coming: u64 = self.allocations.iter().map(|it| it.size).sum();
-        assert_eq!(broker.accounts.total(), there + coming, "I1 bytes of neutral buffers");
-        assert!(broker.accounts.most() <= QUOTA, "I8: bytes of neutral buffers");
         for buffer in broker.buffers.values() {
             let is_used = buffer.exporter.is_some() || !buffer.imports.is_empty();
             assert!(is_used, "a buffer is kept for nobody");
@@ -133,7 +125,7 @@ impl Model {
             self.broker.inhibitor_released(id);
         }
         self.check_neutral();
-        assert_eq!(self.broker.accounts.total(), 0);
+        super::super::accounts::check::settled(&self.broker);
         assert!(self.broker.inhibitors.is_empty());
     }
 }
