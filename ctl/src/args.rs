@@ -48,6 +48,8 @@ pub enum Command {
     Eject(EjectArgs),
     /// Have the kernel look for GPUs, as after an eject, and say which came
     Attach(AttachArgs),
+    /// What your programs make the service hold, and how much they may; as root: everybody's
+    Quotas,
     /// What happens, a line each, as it happens
     Watch,
     /// A screen of devices, clients, ejects and events, as they change

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dmashare_proto::report::UnplugReport;
+use dmashare_proto::usage::Usage;
 use serde::{Deserialize, Serialize};
 use zbus::blocking::connection::Builder;
 use zbus::blocking::{Connection, Proxy};
@@ -175,6 +176,14 @@ impl Broker {
     /// It does not answer, or not as expected.
     pub fn reports(&self) -> Result<Vec<UnplugReport>, Failure> {
         self.json("GetReports")
+    }
+
+    /// What this user has in use of what they may; for root, everybody's.
+    ///
+    /// # Errors
+    /// It does not answer, or not as expected.
+    pub fn usage(&self) -> Result<Usage, Failure> {
+        self.json("GetUsage")
     }
 
     /// How it chose its guard backend.

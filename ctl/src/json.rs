@@ -2,6 +2,7 @@
 
 use dmashare_proto::message::Cause;
 use dmashare_proto::report::{Step, UnplugReport};
+use dmashare_proto::usage::Usage;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -32,6 +33,12 @@ pub fn reports(reports: &[&UnplugReport]) -> Value {
 #[must_use]
 pub fn cause(ended: &Ended) -> Value {
     json!(ended)
+}
+
+/// `quotas --json`.
+#[must_use]
+pub fn usage(usage: &Usage) -> Value {
+    json!(usage)
 }
 
 /// `doctor --json`.

@@ -61,6 +61,14 @@ fn run(args: &Args) -> Result<u8, Failure> {
         Command::Holders(of) => return running(show_holders(args, of, style)),
         Command::Eject(what) => return running(eject(args, what, style)),
         Command::Attach(how) => return running(attach(args, how)),
+        Command::Quotas => {
+            let usage = Broker::connect(&args.bus)?.usage()?;
+            if args.json {
+                print_json(&json::usage(&usage))?;
+            } else {
+                print(&render::quotas::quotas(&usage, style))?;
+            }
+        }
         Command::Watch => running(watch::watch(&args.bus, args.json, style))?,
         Command::Top => return running(top::top(&args.bus, style.colour)),
         Command::Notify => running(notify::notify(&args.bus))?,

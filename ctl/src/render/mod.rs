@@ -4,6 +4,7 @@ pub mod held;
 pub mod holders;
 mod layout;
 mod picture;
+pub mod quotas;
 mod report;
 #[cfg(test)]
 pub(crate) mod sample;

@@ -24,6 +24,7 @@ fn a_page_a_command_with_the_exit_codes() {
         "-eject",
         "-holders",
         "-notify",
+        "-quotas",
         "-rehearse",
         "-report",
         "-status",

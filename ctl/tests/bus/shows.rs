@@ -40,6 +40,31 @@ recorder (pid 4711) blocks an eject of d3: a recording
 }
 
 #[test]
+fn quotas_show_what_is_used_of_what_may_be() {
+    let (bus, _service) = with_service(Told::default());
+    let quotas = bus.ctl(&["quotas"]);
+    let expected = "\
+WHOSE                           WHAT             USED         OF  LIMIT
+user 1000                       objects        16,390     65,536  limits.objects_per_uid
+                                neutral bytes  12 KiB  512.0 MiB  limits.neutral_mib_per_uid
+                                tokens              0     65,536  limits.tokens_per_uid
+  c6 evil\\u{1b}[31m (pid 4711)  objects        16,384     16,384  limits.objects_per_client
+";
+    assert_eq!((quotas.code, quotas.out.as_str()), (0, expected), "{}", quotas.err);
+    let json = bus.ctl(&["quotas", "--json"]).json();
+    assert_eq!(json["all"], json!([]));
+    let user = &json["users"][0];
+    assert_eq!(user["uid"], 1000);
+    let row = json!({ "resource": "tokens", "used": 0, "most": 65536,
+                      "limit": "limits.tokens_per_uid" });
+    assert_eq!(user["rows"][2], row);
+    let client = &user["clients"][0];
+    assert_eq!((&client["id"], &client["pid"]), (&json!(6), &json!(4711)));
+    let row = json!({ "resource": "queued bytes", "used": 5, "most": null, "limit": null });
+    assert_eq!(client["rows"][1], row);
+}
+
+#[test]
 fn devices_say_why_they_can_be_pulled() {
     let (bus, _service) = with_service(Told::default());
     let devices = bus.ctl(&["devices"]);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use dmashare_proto::holders::Holders;
 use dmashare_proto::message::Cause;
 use dmashare_proto::report::{Mark, Step, UnplugReport};
+use dmashare_proto::usage::{self, Usage};
 use dmashare_proto::{DeviceId, ObjectId};
 use zbus::blocking::Connection;
 use zbus::blocking::connection::Builder;
@@ -70,6 +71,30 @@ fn sample_reports() -> Vec<UnplugReport> {
     vec![report(1, 3), report(2, 5)]
 }
 
+/// Of a user with one connection, which is at a limit.
+fn usage() -> Usage {
+    let row = |resource: &str, used, most, limit: &str| usage::Row {
+        resource: resource.to_owned(),
+        used,
+        most: Some(most),
+        limit: Some(format!("limits.{limit}")),
+    };
+    let queued =
+        usage::Row { resource: "queued bytes".to_owned(), used: 5, most: None, limit: None };
+    let clients = vec![usage::Client {
+        id: 6,
+        pid: 4711,
+        name: "evil\x1b[31m".to_owned(),
+        rows: vec![row("objects", 16384, 16384, "objects_per_client"), queued],
+    }];
+    let rows = vec![
+        row("objects", 16390, 65536, "objects_per_uid"),
+        row("neutral bytes", 12288, 512 << 20, "neutral_mib_per_uid"),
+        row("tokens", 0, 65536, "tokens_per_uid"),
+    ];
+    Usage { all: Vec::new(), users: vec![usage::User { uid: 1000, rows, clients }] }
+}
+
 struct Broker(Told);
 
 #[derive(Debug, DBusError)]
@@ -123,6 +148,9 @@ impl Broker {
     }
     fn get_reports(&self) -> String {
         self.0.reports.clone()
+    }
+    fn get_usage(&self) -> String {
+        serde_json::to_string(&usage()).unwrap()
     }
     fn probe(&self) -> String {
         self.0.probe.clone()
