@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use dmashare::{DeviceId, ObjectId};
 use dmashare_proto::activity::Activity;
 use dmashare_proto::report::UnplugReport;
+use dmashare_proto::usage::Usage;
 use zbus::blocking::{Connection, MessageIterator, connection::Builder};
 use zbus::zvariant::OwnedObjectPath;
 use zbus::{Message, message::Type};
@@ -265,6 +266,16 @@ impl Bus {
             self.connection.call_method(Some(NAME), ROOT, Some(NAME), "GetActivity", &())?;
         let text: String = reply.body().deserialize()?;
         serde_json::from_str(&text).with_context(|| format!("GetActivity gave {text}"))
+    }
+
+    /// What users have in use of what they may: this user's, for root everybody's.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn usage(&self) -> Result<Usage> {
+        let reply = self.connection.call_method(Some(NAME), ROOT, Some(NAME), "GetUsage", &())?;
+        let text: String = reply.body().deserialize()?;
+        serde_json::from_str(&text).with_context(|| format!("GetUsage gave {text}"))
     }
 
     /// The reports of the last unplugs, the newest last.

@@ -9,6 +9,7 @@ use anyhow::Result;
 use super::{PATIENT, REAL, SIMULATED, Scenario};
 use crate::{Backend, World};
 
+mod accounts;
 mod config;
 mod deaths;
 mod device_lost;
@@ -59,6 +60,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario::new("bad-client/dies", deaths::run),
     with("bad-client/flood", floods::LIMIT, floods::run),
     with("bad-client/quota", quotas::LIMITS, quotas::run),
+    with("bad-client/accounts", accounts::LIMITS, accounts::run),
+    with("bad-client/in-flight", accounts::IN_FLIGHT, accounts::run_in_flight),
     Scenario { config: PATIENT, ..Scenario::new("bad-moment/device-lost", device_lost::run) },
     once("bad-config", config::run),
     once("missing/no-bus", missing::run_no_bus),

@@ -68,7 +68,7 @@ pub(super) fn run_never_reads(world: &mut World) -> Result<()> {
 }
 
 /// Sends a request again and again until the broker has had enough.
-fn ask_on(raw: &mut Raw, request: &Request) -> Result<u32> {
+pub(super) fn ask_on(raw: &mut Raw, request: &Request) -> Result<u32> {
     for asked in 0..MANY {
         let (_, bytes) = raw.encoded(request, 0)?;
         loop {
