@@ -4,7 +4,9 @@
 //! | program | does | needs |
 //! | --- | --- | --- |
 //! | `dmashare-holders` | looks into every process | CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH |
+//! | `dmashare-keeper` | holds the broker's descriptors over its restarts | nothing |
 //! | `dmashare-pci` | writes to sysfs: synthetic uevents, removal, rescan | root's files, no capability |
 
 pub mod holders;
+pub mod keeper;
 pub mod pci;

@@ -20,14 +20,14 @@ pub(super) struct Buffer<F> {
     pub planes: Vec<CheckedPlane<F>>,
     pub imports: HashSet<ObjectId>,
     pub cpu_sync: bool,
-    pub _cost: Cost,
+    pub cost: Cost,
 }
 
 /// What a buffer costs until it is dropped.
 #[derive(Debug)]
 pub(super) enum Cost {
     Exported(#[allow(dead_code, reason = "it is held, not looked at")] DeviceRef),
-    Neutral(#[allow(dead_code, reason = "it is held, not looked at")] Charge),
+    Neutral(Charge),
 }
 
 /// One client's use of a buffer. After a loss it stands for what the client still has to let go of.
@@ -50,7 +50,7 @@ impl<F> Buffer<F> {
         charge: Charge,
     ) -> Self {
         let (device, exporter, imports) = (None, Some(client), HashSet::new());
-        Self { device, exporter, layout, planes, imports, cpu_sync, _cost: Cost::Neutral(charge) }
+        Self { device, exporter, layout, planes, imports, cpu_sync, cost: Cost::Neutral(charge) }
     }
 }
 
@@ -90,7 +90,7 @@ impl<H: Handles> Broker<H> {
                 imports: HashSet::new(),
                 // Only simulated buffers are plain memory.
                 cpu_sync: self.backend != GuardKind::Simulated,
-                _cost: Cost::Exported(reference),
+                cost: Cost::Exported(reference),
             },
         );
         self.note(client, id, Owned::Buffer);
@@ -147,7 +147,7 @@ impl<H: Handles> Broker<H> {
             import,
             Import { device, buffer: object, client, inodes, _reference: reference },
         );
-        if let Some(buffer) = self.buffers.get_mut(&object) {
+        if let Some(buffer) = self.buffers.get_derived(&object) {
             buffer.imports.insert(import);
         }
         self.use_token(&token);
@@ -173,7 +173,7 @@ impl<H: Handles> Broker<H> {
         if let Some(device) = import.device {
             self.touch(device, |device| device.imports.remove(&id));
         }
-        if let Some(buffer) = self.buffers.get_mut(&import.buffer) {
+        if let Some(buffer) = self.buffers.get_derived(&import.buffer) {
             buffer.imports.remove(&id);
         }
         self.drop_unused_buffer(import.buffer);

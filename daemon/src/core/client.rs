@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use dmashare_proto::message::Declare;
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Reply, WireError};
+use serde::{Deserialize, Serialize};
 
 use super::rehearse::Epochs;
 use super::{Broker, Effects, Handles};
 
 /// Who a client is, as the kernel (or the bus daemon, for `Connect()`) says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Its process.
     pub pid: i32,
@@ -91,6 +92,7 @@ impl<H: Handles> Broker<H> {
             },
         );
         self.dirty_clients.insert(id);
+        self.notes.client(id);
         self.after(out);
         Ok(id)
     }
@@ -104,6 +106,7 @@ impl<H: Handles> Broker<H> {
         }
         self.tokens.drop_of(client);
         self.dirty_clients.insert(client);
+        self.notes.client(client);
         self.after(out);
     }
 
@@ -147,6 +150,7 @@ impl<H: Handles> Broker<H> {
         if let Some(client) = self.clients.get_mut(&client) {
             client.declared = declare;
         }
+        self.notes.client(client);
         self.dirty_clients.insert(client);
         Reply::Done(())
     }
@@ -154,6 +158,10 @@ impl<H: Handles> Broker<H> {
     pub(super) fn note(&mut self, client: ClientId, object: ObjectId, what: Owned) {
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.insert(object, what);
+        }
+        // All else follows from the objects.
+        if matches!(what, Owned::Lost(_)) {
+            self.notes.client(client);
         }
         self.dirty_clients.insert(client);
     }
@@ -193,6 +201,9 @@ impl<H: Handles> Broker<H> {
         let what = self.owned(client, object)?;
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.remove(&object);
+        }
+        if matches!(what, Owned::Lost(_)) {
+            self.notes.client(client);
         }
         if matches!(what, Owned::Buffer | Owned::Fence | Owned::Timeline | Owned::Lost(_)) {
             let dropped = self.tokens.drop_for(object);

@@ -2,6 +2,7 @@
 
 use dmashare_proto::message::{Inhibit, InhibitMode, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
+use serde::{Deserialize, Serialize};
 
 use super::{Broker, Credentials, Effects, Handles, Owned};
 use crate::view::InhibitorView;
@@ -10,8 +11,8 @@ use crate::view::InhibitorView;
 const PER_UID: usize = 64;
 
 /// Who holds an inhibitor.
-#[derive(Debug)]
-enum Holder {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Holder {
     /// A client of the socket, as its object.
     Client(ClientId),
     /// A program on the bus, by a pipe.
@@ -19,9 +20,9 @@ enum Holder {
 }
 
 /// One that is held.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Inhibitor {
-    holder: Holder,
+    pub holder: Holder,
     device: Option<DeviceId>,
     mode: InhibitMode,
     why: String,
@@ -81,6 +82,7 @@ impl<H: Handles> Broker<H> {
     pub(super) fn drop_inhibitor(&mut self, id: ObjectId) {
         if self.inhibitors.remove(&id).is_some() {
             self.inhibitors_dirty = true;
+            self.notes.inhibitor(id);
         }
     }
 
@@ -88,6 +90,7 @@ impl<H: Handles> Broker<H> {
         let Inhibit { device, mode, why } = inhibit;
         let id = self.ids.object();
         self.inhibitors.insert(id, Inhibitor { holder, device, mode, why });
+        self.notes.inhibitor(id);
         self.inhibitors_dirty = true;
         id
     }

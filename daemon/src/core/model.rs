@@ -19,6 +19,7 @@ use crate::view::Counts;
 
 mod neutral;
 mod rehearsals;
+mod restarts;
 
 /// A descriptor that counts itself.
 struct Counted(Rc<Cell<usize>>);
@@ -85,6 +86,8 @@ enum Op {
     InhibitByBus(usize, u8),
     /// An eject of a device begins, or is given up.
     Drain(usize, bool),
+    /// The service is killed and started.
+    Restart,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -124,6 +127,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (n.clone(), n.clone(), 0..4_u8).prop_map(|(a, b, c)| Op::Inhibit(a, b, c)),
         1 => (n.clone(), 0..4_u8).prop_map(|(a, b)| Op::InhibitByBus(a, b)),
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Op::Drain(a, b)),
+        1 => Just(Op::Restart),
     ]
 }
 
@@ -164,6 +168,7 @@ struct Model {
     held: Vec<ObjectId>,
     /// What devices have that are about to be ejected.
     draining: BTreeMap<DeviceId, Counts>,
+    keeper: restarts::Keeper,
 }
 
 impl Model {
@@ -185,6 +190,7 @@ impl Model {
         let page = Counted::new(&open);
         let mut broker = Broker::new(limits, IdSource::new(1), [7; 16], GuardKind::Simulated, page);
         broker.first_reservation();
+        broker.keep();
         Self {
             broker,
             now_ns: 1,
@@ -212,6 +218,7 @@ impl Model {
             allocations: Vec::new(),
             held: Vec::new(),
             draining: BTreeMap::new(),
+            keeper: restarts::Keeper::default(),
         }
     }
 
@@ -968,6 +975,7 @@ impl Model {
             Op::Declare(n, m, survives) => self.declare(n, m, survives),
             Op::Inhibit(n, m, how) => self.inhibit(n, m, how),
             Op::InhibitByBus(n, how) => self.inhibit_by_bus(n, how),
+            Op::Restart => self.restart(),
             Op::Drain(n, begins) => {
                 let devices: Vec<_> =
                     self.gates.keys().copied().collect::<BTreeSet<_>>().into_iter().collect();
@@ -1172,6 +1180,7 @@ proptest! {
         let mut model = Model::new();
         for op in ops {
             model.apply(op);
+            model.keep();
             model.check();
         }
         // Everyone leaves, every card is pulled: nothing is left.
@@ -1195,6 +1204,7 @@ proptest! {
         prop_assert!(model.broker.timelines.is_empty());
         prop_assert!(model.broker.timeline_imports.is_empty());
         model.nothing_neutral_is_left();
+        model.nothing_is_kept();
         prop_assert_eq!(model.open.get(), 1);
     }
 }

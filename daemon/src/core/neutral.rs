@@ -20,7 +20,8 @@ pub(super) struct Accounts(HashMap<u32, Arc<AtomicU64>>);
 #[must_use = "the bytes are taken off the account at once"]
 pub struct Charge {
     account: Arc<AtomicU64>,
-    bytes: u64,
+    pub(super) uid: u32,
+    pub(super) bytes: u64,
 }
 
 impl Drop for Charge {
@@ -30,6 +31,13 @@ impl Drop for Charge {
 }
 
 impl Accounts {
+    /// Puts back what was kept.
+    pub fn put_back(&mut self, uid: u32, bytes: u64) -> Charge {
+        let account = self.0.entry(uid).or_default();
+        account.fetch_add(bytes, Ordering::Relaxed);
+        Charge { account: Arc::clone(account), uid, bytes }
+    }
+
     /// Puts bytes on a user's account; gives what is there if it would be more than `most`.
     fn charge(&mut self, uid: u32, bytes: u64, most: u64) -> Result<Charge, u64> {
         self.0.retain(|_, account| account.load(Ordering::Relaxed) > 0);
@@ -40,7 +48,7 @@ impl Accounts {
         }
         // All of it is on one thread: an atomic only so that a charge can go where it likes.
         account.fetch_add(bytes, Ordering::Relaxed);
-        Ok(Charge { account: Arc::clone(account), bytes })
+        Ok(Charge { account: Arc::clone(account), uid, bytes })
     }
 
     /// The bytes of the user who has the most.

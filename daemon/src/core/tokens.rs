@@ -4,18 +4,19 @@
 //! near misses) and compared in constant time by `Token`'s own `Eq`. Whatever is wrong with one that
 //! was guessed, the answer is the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use dmashare_proto::limits::MAX_TOKEN_TTL_MS;
 use dmashare_proto::message::{Grant, Grantee, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
+use serde::{Deserialize, Serialize};
 
 use super::{Broker, Handles, Owned};
 
-#[derive(Debug)]
-struct Right {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Right {
     object: ObjectId,
-    owner: ClientId,
+    pub owner: ClientId,
     to: Grantee,
     uses: u32,
     until_ns: u64,
@@ -28,12 +29,18 @@ pub(super) struct Tokens {
     rights: HashMap<Token, Right>,
     /// Tokens of an object, so that its end finds them.
     of: HashMap<ObjectId, Vec<Token>>,
+    /// Objects whose tokens have changed since they were last kept.
+    touched: HashSet<ObjectId>,
+    noted: bool,
 }
 
 impl Tokens {
     /// Drops an object's tokens; gives the clients that had made them.
     pub fn drop_for(&mut self, object: ObjectId) -> Vec<ClientId> {
         let tokens = self.of.remove(&object).unwrap_or_default();
+        if !tokens.is_empty() {
+            self.touch(object);
+        }
         tokens.iter().filter_map(|token| self.rights.remove(token)).map(|it| it.owner).collect()
     }
 
@@ -49,6 +56,9 @@ impl Tokens {
             if let Some(right) = self.rights.get_mut(token) {
                 right.lost = Some(device);
             }
+        }
+        if self.of.contains_key(&object) {
+            self.touch(object);
         }
     }
 
@@ -67,11 +77,48 @@ impl Tokens {
     }
 
     fn forget_dropped(&mut self) {
-        let rights = &self.rights;
-        self.of.retain(|_, tokens| {
+        let Self { rights, of, touched, noted } = self;
+        of.retain(|object, tokens| {
+            let before = tokens.len();
             tokens.retain(|token| rights.contains_key(token));
+            if *noted && tokens.len() < before {
+                touched.insert(*object);
+            }
             !tokens.is_empty()
         });
+    }
+
+    fn touch(&mut self, object: ObjectId) {
+        if self.noted {
+            self.touched.insert(object);
+        }
+    }
+
+    /// From here on changes are noted; all that is there is new.
+    pub fn note(&mut self) {
+        self.noted = true;
+        self.touched = self.of.keys().copied().collect();
+    }
+
+    /// Objects whose tokens have changed, and what they are now.
+    pub fn take_touched(&mut self) -> impl Iterator<Item = (ObjectId, Vec<(Token, Right)>)> + '_ {
+        let touched = std::mem::take(&mut self.touched);
+        touched.into_iter().map(|object| {
+            let tokens = self.of.get(&object).into_iter().flatten();
+            let rights = tokens.filter_map(|token| Some((*token, self.rights.get(token)?.clone())));
+            (object, rights.collect())
+        })
+    }
+
+    /// Whether something is noted.
+    pub fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Puts back what was kept.
+    pub fn put_back(&mut self, object: ObjectId, rights: Vec<(Token, Right)>) {
+        self.of.insert(object, rights.iter().map(|(token, _)| *token).collect());
+        self.rights.extend(rights);
     }
 
     #[cfg(test)]
@@ -145,6 +192,7 @@ impl<H: Handles> Broker<H> {
             },
         );
         self.tokens.of.entry(grant.object).or_default().push(token);
+        self.tokens.touch(grant.object);
         if let Some(client) = self.clients.get_mut(&client) {
             client.tokens += 1;
         }
@@ -194,10 +242,11 @@ impl<H: Handles> Broker<H> {
     pub(super) fn use_token(&mut self, token: &Token) {
         let Some(right) = self.tokens.rights.get_mut(token) else { return };
         right.uses -= 1;
-        if right.uses > 0 {
+        let (object, owner, left) = (right.object, right.owner, right.uses);
+        self.tokens.touch(object);
+        if left > 0 {
             return;
         }
-        let (object, owner) = (right.object, right.owner);
         self.tokens.rights.remove(token);
         if let Some(tokens) = self.tokens.of.get_mut(&object) {
             tokens.retain(|other| other != token);

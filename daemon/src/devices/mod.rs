@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 pub mod classify;
 #[cfg(feature = "simulate")]
 pub mod simulated;
@@ -13,11 +15,11 @@ pub mod udev_source;
 
 /// Identity of a DRM node as an open file of it shows it: `(major, minor)` of the character device;
 /// for a simulated node `(st_dev, st_ino)` of the file that stands for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u64, pub u64);
 
 /// A DRM node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeDesc {
     /// Its identity.
     pub id: NodeId,
@@ -28,7 +30,7 @@ pub struct NodeDesc {
 }
 
 /// A GPU: all DRM nodes of one parent device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceDesc {
     /// PCI address, else the parent's sysfs name (`vkms`).
     pub name: String,
