@@ -68,6 +68,11 @@ impl Held {
                         self.take_in(&mut staged)?;
                     }
                 }
+                ToKeeper::Now(keys) => {
+                    for key in keys {
+                        self.records.remove(&key);
+                    }
+                }
                 ToKeeper::Give => {
                     // Half a batch is of a broker that died within it.
                     staged.clear();

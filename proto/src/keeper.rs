@@ -53,6 +53,8 @@ pub struct Batch {
 pub enum ToKeeper {
     /// Take this in.
     Batch(Batch),
+    /// Drop these now, whatever else is under way: the ends of guards, which end by it.
+    Now(Vec<Key>),
     /// Give everything: answered by batches of `Put`s, of which the last has `more` not set.
     Give,
     /// Forget everything: nobody will ask for it. Answered by an empty batch when it is closed.

@@ -570,6 +570,7 @@ impl Model {
             pci: String::new(),
             parent_devpath: format!("/devices/{card}"),
             syspath: PathBuf::new(),
+            birth: 0,
             driver: "model".to_owned(),
             nodes: vec![NodeDesc {
                 id: Self::node(card),

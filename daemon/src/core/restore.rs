@@ -175,6 +175,27 @@ impl<H: Handles> Broker<H> {
         self.clients.iter().map(|(&id, client)| (id, &client.creds))
     }
 
+    /// Inhibitors that programs on the bus hold.
+    #[must_use]
+    pub fn held_by_bus(&self) -> Vec<ObjectId> {
+        let by_bus = |held: &Inhibitor| matches!(held.holder, Holder::Bus(..));
+        self.inhibitors.iter().filter(|(_, held)| by_bus(held)).map(|(&id, _)| id).collect()
+    }
+
+    /// Whether a fence is pending in the tables.
+    #[must_use]
+    pub fn is_pending(&self, fence: u64) -> bool {
+        self.fences.get(&ObjectId(fence)).is_some_and(|fence| fence.pending.is_some())
+    }
+
+    /// A device is lost that the reactor does not know yet: closes its gate, and gives its slot and
+    /// generation on the state page. `None` if it was closed before.
+    #[must_use]
+    pub fn close_gate(&mut self, id: DeviceId) -> Option<(u32, u32)> {
+        let device = self.devices.get(&id)?;
+        device.gate.lose().then_some((device.slot, device.generation))
+    }
+
     /// Gives those that are lost, whose gates are to be closed when their references are taken.
     fn put_devices(&mut self, records: &mut Records<H::Fd>) -> Result<Vec<DeviceId>, String> {
         let mut lost = Vec::new();

@@ -40,6 +40,9 @@ pub struct DeviceDesc {
     pub parent_devpath: String,
     /// The same as a path in sysfs.
     pub syspath: PathBuf,
+    /// The inode of that folder; 0 if it is not known. A card that comes in the place of another one has
+    /// another.
+    pub birth: u64,
     /// The kernel driver.
     pub driver: String,
     /// Its DRM nodes, primary first.
@@ -48,6 +51,12 @@ pub struct DeviceDesc {
     pub removable: bool,
     /// How that is known, in words: `PCI device is marked removable`, `configuration`, …
     pub removable_reason: String,
+}
+
+/// Which folder of sysfs it is: one that is made again has another number (kernfs counts them).
+fn birth(folder: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(folder).map_or(0, |folder| folder.ino())
 }
 
 /// Tells of devices that are there and of those that come.

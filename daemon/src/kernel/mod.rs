@@ -151,6 +151,11 @@ impl Machine {
     /// Whether any DRM node of a device is still there.
     #[must_use]
     pub fn is_there(&self, desc: &DeviceDesc) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let born = std::fs::metadata(&desc.syspath).map(|folder| folder.ino());
+        if desc.birth != 0 && born.is_ok_and(|born| born != desc.birth) {
+            return false;
+        }
         match self {
             Self::Real => desc
                 .nodes

@@ -8,12 +8,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dmashare_proto::codec::{decode_header, decode_request, encode};
-use dmashare_proto::transport::{Buffer, Got, send};
+use dmashare_proto::transport::{Buffer, Got, send, skip};
 use dmashare_proto::{ClientId, ErrorCode, Reply, Request, WireError};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::discard::Lane;
+use super::journal::Asked;
 use super::{Shared, intake, poll};
 use crate::clock::monotonic_ns;
 use crate::core::{Credentials, Outgoing};
@@ -24,6 +25,13 @@ const TURN: usize = 32;
 /// Encoded bytes, and what goes beside them.
 type Datagram = (Vec<u8>, Vec<Arc<OwnedFd>>);
 
+/// An answer that a former life of the service had decided on, and may have given.
+pub(super) struct Handled {
+    pub id: u64,
+    pub bytes: Vec<u8>,
+    pub fds: Vec<Arc<OwnedFd>>,
+}
+
 /// What waits to be sent to one client, and the way to send it.
 pub(super) struct Outbox {
     socket: Arc<OwnedFd>,
@@ -33,11 +41,40 @@ pub(super) struct Outbox {
     closing: Cell<bool>,
     /// To be closed at once: it did not read, or its process is met by the policy.
     broken: Cell<bool>,
+    /// Until the first request that comes: it may have been handled in a former life, or is open.
+    former: RefCell<Option<(Option<Handled>, Vec<u64>)>>,
     pub pid: i32,
     pub pidfd: Option<OwnedFd>,
 }
 
 impl Outbox {
+    fn new(socket: Arc<OwnedFd>, pid: i32, pidfd: Option<OwnedFd>) -> Self {
+        Self {
+            socket,
+            queue: RefCell::default(),
+            wake: Notify::new(),
+            closing: Cell::new(false),
+            broken: Cell::new(false),
+            former: RefCell::default(),
+            pid,
+            pidfd,
+        }
+    }
+
+    /// Whether a former life has taken care of a request: then it is answered, again perhaps, or is
+    /// going to be.
+    fn is_handled(&self, request: &[u8], most: usize) -> bool {
+        let Some((handled, open)) = self.former.borrow_mut().take() else { return false };
+        let Ok(header) = decode_header(request) else { return false };
+        match handled {
+            Some(handled) if handled.id == header.id => {
+                self.put(handled.bytes, handled.fds, most);
+                true
+            }
+            _ => open.contains(&header.id),
+        }
+    }
+
     /// Sends a message now if the socket takes it, else when it does; a client that has let `most`
     /// messages wait is given up.
     pub fn push(&self, message: &Outgoing, fds: Vec<Arc<OwnedFd>>, most: usize) {
@@ -140,33 +177,21 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
     let socket = Arc::new(socket);
     let unit = crate::kernel::holds::unit_of(peer.pid);
     let creds = Credentials { pid: peer.pid, uid: peer.uid, unit };
-    let outbox = Rc::new(Outbox {
-        socket: Arc::clone(&socket),
-        queue: RefCell::default(),
-        wake: Notify::new(),
-        closing: Cell::new(false),
-        broken: Cell::new(false),
-        pid: peer.pid,
-        pidfd: peer.pidfd,
-    });
+    let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
     // Registered before the client is in the tables, so that an error leaves nothing there.
     let socket = poll::register(socket)?;
     let mut this = shell.borrow_mut();
     let lane = this.lanes.lane(peer.uid);
     let taken = lane.and_then(|lane| {
-        this.event(|broker, out| broker.connect(creds, out)).map(|client| (client, lane))
+        this.journal.arriving = Some(Arc::clone(&outbox.socket));
+        let client = this.event(|broker, out| broker.connect(creds, out));
+        this.journal.arriving = None;
+        client.map(|client| (client, lane))
     });
     match taken {
         Ok((client, lane)) => {
-            this.connections.insert(client, Rc::clone(&outbox));
             drop(this);
-            let shell = Rc::clone(shell);
-            tokio::task::spawn_local(async move {
-                serve(&shell, client, &socket, &outbox, &lane).await;
-                let mut shell = shell.borrow_mut();
-                shell.connections.remove(&client);
-                shell.event(|broker, out| broker.disconnect(client, out));
-            });
+            begin(shell, client, socket, outbox, lane);
         }
         Err(error) => {
             tracing::warn!(pid = peer.pid, uid = peer.uid, %error, "a connection is refused");
@@ -174,6 +199,43 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
         }
     }
     Ok(())
+}
+
+/// A connection of a former life's goes on: what that may have said is said, and it is served.
+pub(super) fn go_on(
+    shell: &Shared,
+    client: ClientId,
+    socket: OwnedFd,
+    peer: Peer,
+    (handled, open, words): (Option<Handled>, Vec<u64>, Vec<Vec<u8>>),
+) -> io::Result<()> {
+    let socket = Arc::new(socket);
+    let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
+    outbox.former.replace(Some((handled, open)));
+    let socket = poll::register(socket)?;
+    let lane = shell.borrow_mut().lanes.lane(peer.uid).map_err(io::Error::other)?;
+    for bytes in words {
+        outbox.put(bytes, Vec::new(), usize::MAX);
+    }
+    begin(shell, client, socket, outbox, lane);
+    Ok(())
+}
+
+fn begin(
+    shell: &Shared,
+    client: ClientId,
+    socket: AsyncFd<Arc<OwnedFd>>,
+    outbox: Rc<Outbox>,
+    lane: Lane,
+) {
+    shell.borrow_mut().connections.insert(client, Rc::clone(&outbox));
+    let shell = Rc::clone(shell);
+    tokio::task::spawn_local(async move {
+        serve(&shell, client, &socket, &outbox, &lane).await;
+        let mut shell = shell.borrow_mut();
+        shell.connections.remove(&client);
+        shell.event(|broker, out| broker.disconnect(client, out));
+    });
 }
 
 async fn serve(
@@ -238,10 +300,25 @@ fn read_some(
         if outbox.is_over() || outbox.closing.get() {
             return if outbox.is_over() { Reading::Over } else { Reading::Dry };
         }
-        let received = buffer.receive_into(socket, &mut fds);
+        // Where a restart is to lose nothing, a request stays in the socket until it is answered.
+        let keeps = shell.borrow().journal.keeps();
+        let received = if keeps {
+            buffer.peek_into(socket, &mut fds)
+        } else {
+            buffer.receive_into(socket, &mut fds)
+        };
         match received {
             Ok(Got::Datagram(len)) => {
-                shell.borrow_mut().datagram(client, buffer.bytes(len), &mut fds);
+                let bytes = buffer.bytes(len);
+                let mut this = shell.borrow_mut();
+                if !outbox.is_handled(bytes, this.queue_messages) {
+                    this.datagram(client, bytes, &mut fds);
+                }
+                drop(this);
+                if keeps && let Err(error) = skip(socket) {
+                    tracing::debug!(%client, %error, "a connection failed");
+                    return Reading::Over;
+                }
             }
             Ok(Got::Closed) => return Reading::Over,
             Ok(Got::Truncated) => {
@@ -298,6 +375,10 @@ impl super::Shell {
         match intake::check(self, client, request, fds) {
             Ok(checked) => {
                 let now_ns = monotonic_ns();
+                if self.journal.keeps() {
+                    let (id, bytes) = (header.id, bytes.to_vec());
+                    self.journal.asked = Some(Asked { client, id, bytes });
+                }
                 self.event(|broker, out| broker.request(now_ns, client, header.id, checked, out));
             }
             Err(error) => {
@@ -307,6 +388,11 @@ impl super::Shell {
                 }
             }
         }
+    }
+
+    /// A request of a former life's, which has no descriptors.
+    pub(super) fn ask_again(&mut self, client: ClientId, bytes: &[u8]) {
+        self.datagram(client, bytes, &mut Vec::new());
     }
 
     pub(super) fn reply(&self, client: ClientId, id: u64, reply: Reply) {

@@ -20,20 +20,42 @@ use super::{Shared, poll};
 /// How long no connection is taken when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The socket that systemd passed, if it passed one.
-pub(super) fn inherited() -> io::Result<Option<OwnedFd>> {
+/// The name of the connection to the keeper in systemd's store of descriptors.
+pub(super) const KEEPER: &str = "keeper";
+
+/// What systemd passed.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    /// The clients' socket.
+    pub socket: Option<OwnedFd>,
+    /// A former life's connection to the keeper.
+    pub keeper: Option<OwnedFd>,
+}
+
+/// The descriptors that systemd passed, by their names (sd_listen_fds(3)).
+pub(super) fn inherited() -> io::Result<Inherited> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let is_keeper: Vec<bool> = names.split(':').map(|name| name == KEEPER).collect();
     let mut passed = listenfd::ListenFd::from_env();
-    let fd = passed.take_raw_fd(0)?;
-    // SAFETY: systemd passed it to this process (LISTEN_PID was checked), and it was taken out of
-    // the list just now, so nobody else owns it.
-    let fd = fd.map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
-    if let Some(fd) = &fd {
+    let mut inherited = Inherited::default();
+    for i in 0..passed.len() {
+        let Some(raw) = passed.take_raw_fd(i)? else { continue };
+        // SAFETY: systemd passed it to this process (LISTEN_PID was checked), and it was taken out of
+        // the list just now, so nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         let flags = nix::fcntl::FdFlag::FD_CLOEXEC;
-        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(flags))?;
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(flags))?;
         let flags = nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+        let place = match is_keeper.get(i) {
+            Some(true) => &mut inherited.keeper,
+            _ => &mut inherited.socket,
+        };
+        if place.is_none() {
+            *place = Some(fd);
+        }
     }
-    Ok(fd)
+    Ok(inherited)
 }
 
 /// Binds `path`. A socket that a former run has left is replaced; one that somebody listens on is

@@ -31,9 +31,12 @@ mod connection;
 mod discard;
 mod effects;
 mod eject;
+mod former;
 mod id_file;
 mod inhibit;
 mod intake;
+mod journal;
+mod keeping;
 mod listener;
 mod notices;
 mod overdue;
@@ -44,6 +47,7 @@ mod tasks;
 mod timelines;
 
 use connection::Outbox;
+pub use journal::{ENDER, HANGUP};
 
 /// The core's handles on this machine.
 #[derive(Debug)]
@@ -81,6 +85,7 @@ pub struct Shell {
     /// Neutral buffers to be made, for the task that makes them.
     allocations: UnboundedSender<Allocation>,
     ejects: eject::Ejects,
+    journal: journal::Journal,
     socket: PathBuf,
 }
 
@@ -93,6 +98,7 @@ impl Shell {
         let deadline = self.broker.next_deadline_ns();
         let mut effects = Vec::new();
         let result = event(&mut self.broker, &mut effects);
+        self.keep(&effects);
         self.carry_out(effects);
         if self.broker.next_deadline_ns() != deadline {
             self.deadline_changed.notify_one();

@@ -40,6 +40,7 @@ mod reconnect;
 mod rehearse;
 mod rehearse_polkit;
 mod replug;
+mod restart;
 mod share;
 mod standing;
 mod synthetic;
@@ -159,6 +160,9 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: &[Backend::SwSync], ..Scenario::new("units", units::run) },
     Scenario::new("share", share::run),
     Scenario::new("exporter-killed", share::exporter_killed),
+    Scenario { bound: SLOW, ..Scenario::new("restart/killed", restart::killed) },
+    Scenario { bound: SLOW, ..Scenario::new("restart/upgraded", restart::upgraded) },
+    Scenario { bound: MANY, ..Scenario::new("restart/load", restart::under_load) },
     Scenario::new("fence-signals", fence::signals),
     Scenario::new("fence-fails", fence::fails),
     Scenario::new("fence-times-out", fence::times_out),

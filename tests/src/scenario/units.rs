@@ -12,6 +12,8 @@ pub(super) fn run(_: &mut World) -> Result<()> {
         "dmashared.socket",
         "dmashare-holders.socket",
         "dmashare-holders@.service",
+        "dmashare-keeper.socket",
+        "dmashare-keeper@.service",
     ] {
         let out = Command::new("systemd-analyze")
             .args(["verify", "--man=no", unit])

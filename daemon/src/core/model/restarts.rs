@@ -37,8 +37,9 @@ impl Model {
     pub(super) fn restart(&mut self) {
         self.keep();
         let records = self.keeper.records.clone();
-        let words: HashMap<u32, u32> =
-            (0..dmashare_proto::state_page::SLOTS).map(|slot| (slot, self.broker.slots.generation(slot))).collect();
+        let words: HashMap<u32, u32> = (0..dmashare_proto::state_page::SLOTS)
+            .map(|slot| (slot, self.broker.slots.generation(slot)))
+            .collect();
         let objects = |broker: &Broker<Fake>| {
             let clients = broker.clients.iter().map(|(id, client)| {
                 let objects: BTreeMap<_, _> = client.objects.iter().collect();
