@@ -98,7 +98,7 @@ pub const KERNEL_TESTS: &[&str] = &[
 
 /// The programs of packages, as they are called in the target directory.
 pub const SHIPPED_PROGRAMS: &[&str] =
-    &["dmashared", "dmashare-holders", "dmashare-pci", "dmasharectl"];
+    &["dmashared", "dmashare-holders", "dmashare-kill", "dmashare-pci", "dmasharectl"];
 
 /// The programs of the tests' package.
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];

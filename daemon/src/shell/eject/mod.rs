@@ -10,6 +10,7 @@ use std::time::Duration;
 use dmashare_proto::DeviceId;
 use dmashare_proto::holders::{ClientOf, Holders, Look, Other};
 use dmashare_proto::job::Stage;
+use dmashare_proto::kill::{self, How};
 use dmashare_proto::sysfs::{Nudge, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -25,7 +26,6 @@ use crate::reactor::Command;
 use crate::view::{BusUpdate, Counts, InhibitorView, JobView};
 
 mod note;
-mod signal;
 mod target;
 
 pub(super) use note::take_back;
@@ -287,14 +287,28 @@ impl Shell {
             Action::Undrain => self.event(|broker, out| broker.undrain(device, out)),
             Action::Expect => self.reactor.send(Command::Stand(device, Standing::Ejecting)),
             Action::Unexpect => self.reactor.send(Command::Stand(device, Standing::Draining)),
-            Action::Signal { pid, start, kill } => match signal::end(pid, start, kill) {
-                Ok(()) => {
-                    tracing::warn!(device = device.0, pid, kill, "a holder is ended by force")
-                }
-                Err(error) => {
-                    tracing::error!(device = device.0, pid, %error, "a holder cannot be ended");
-                }
-            },
+            Action::Signal { pid, start, kill } => {
+                let helpers = self.ejects.helpers.clone();
+                let how = if kill { How::Kill } else { How::Term };
+                tokio::task::spawn_local(async move {
+                    match helpers.kill(kill::Request { pid, start, how }).await {
+                        Ok(()) => tracing::warn!(
+                            device = device.0,
+                            pid,
+                            kill,
+                            "a holder is ended by force"
+                        ),
+                        Err(error) => {
+                            tracing::error!(
+                                device = device.0,
+                                pid,
+                                error,
+                                "a holder cannot be ended"
+                            );
+                        }
+                    }
+                });
+            }
             Action::Look => {
                 let (helpers, events) = (self.ejects.helpers.clone(), events.clone());
                 let look = self.look_for(device).map_err(|_| "the device is lost".to_owned());
