@@ -307,7 +307,6 @@ fn the_program_answers_a_line() {
     let _alone = alone();
     let card = Card::new();
     let other = Other::with(card.open("card"), Stdio::null());
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let look = Look { device: card.look_for(), others: Vec::new() };
     let found: Holders = ask(&Request::Look(look));
     assert!(find(&found, other.pid()).is_some(), "{found:?}");

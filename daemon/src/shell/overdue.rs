@@ -59,6 +59,7 @@ impl Shell {
         );
         let entry = Entry {
             pid: view.pid,
+            uid: view.uid,
             name: view.name,
             unit: view.unit,
             holds,
