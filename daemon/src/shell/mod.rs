@@ -42,6 +42,7 @@ mod rehearse;
 pub mod start;
 mod tasks;
 mod timelines;
+mod watchdog;
 
 use connection::Outbox;
 
