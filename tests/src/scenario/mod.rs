@@ -42,6 +42,7 @@ mod rehearse_polkit;
 mod replug;
 mod share;
 mod standing;
+mod stop;
 mod synthetic;
 mod timeline;
 mod torn_reads;
@@ -236,6 +237,12 @@ const SCENARIOS: &[Scenario] = &[
         bound: MANY,
         config: many_guards::CONFIG,
         ..Scenario::new("many-guards", many_guards::run)
+    },
+    Scenario {
+        backends: ONCE,
+        bound: MANY,
+        config: many_guards::CONFIG,
+        ..Scenario::new("stop-with-many", stop::run)
     },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
     Scenario { backends: REAL, ..Scenario::new("attached-fence", attached::run) },

@@ -77,8 +77,9 @@ fn traced(pid: i32, request: impl FnOnce() -> Result<()>) -> Result<Vec<String>>
     let time_of = |line: &str| line.split_ascii_whitespace().nth(1)?.parse::<f64>().ok();
     let fed: Vec<f64> =
         text.lines().filter(|line| line.contains("\"WATCHDOG=1")).filter_map(time_of).collect();
-    let is_turn =
-        |line: &str| time_of(line).is_some_and(|at| fed.iter().any(|fed| (fed - at).abs() < TURN_S));
+    let is_turn = |line: &str| {
+        time_of(line).is_some_and(|at| fed.iter().any(|fed| (fed - at).abs() < TURN_S))
+    };
     let (turn, woken): (Vec<_>, Vec<_>) =
         between(begin, end).into_iter().partition(|line| is_turn(line));
     ensure!(turn.len() <= MOST_OF_A_TURN, "the watchdog takes more than its turn: {turn:#?}");
