@@ -46,6 +46,7 @@ mod stop;
 mod synthetic;
 mod timeline;
 mod torn_reads;
+mod two_users;
 mod units;
 mod unplug_reader;
 mod unplug_waiter;
@@ -244,6 +245,7 @@ const SCENARIOS: &[Scenario] = &[
         config: many_guards::CONFIG,
         ..Scenario::new("stop-with-many", stop::run)
     },
+    Scenario { backends: ONCE, ..Scenario::new("two-users", two_users::run) },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
     Scenario { backends: REAL, ..Scenario::new("attached-fence", attached::run) },
     Scenario { backends: ONCE, ..Scenario::new("neutral/unplug", neutral::run) },
