@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dmashare_proto::fd_passing::{CONTROL_WORDS, receive_with_fds};
 use dmashare_proto::keeper::{
@@ -29,6 +29,8 @@ pub struct Keeper {
     socket: OwnedFd,
     /// It failed: nothing is kept from there on.
     broken: AtomicBool,
+    /// Its process, once it has said so.
+    pid: AtomicU32,
 }
 
 impl Keeper {
@@ -43,12 +45,17 @@ impl Keeper {
     /// Takes over a connection, with a keeper that may have something.
     #[must_use]
     pub fn from_fd(socket: OwnedFd) -> Self {
-        Self { socket, broken: AtomicBool::new(false) }
+        Self { socket, broken: AtomicBool::new(false), pid: AtomicU32::new(0) }
     }
 
     /// Whether what is sent there is kept.
     pub fn works(&self) -> bool {
         !self.broken.load(Ordering::Relaxed)
+    }
+
+    /// The keeper's process: what it has open is the broker's. 0 if it has not been asked for anything.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// Sends changes, which are taken in together. An error is logged, and ends the keeping.
@@ -95,7 +102,8 @@ impl Keeper {
             if len == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let Batch { more, entries } = decode(&bytes[..len])?;
+            let Batch { more, pid, entries } = decode(&bytes[..len])?;
+            self.pid.store(pid, Ordering::Relaxed);
             let mut fds = fds.into_iter();
             for (key, change) in entries {
                 let Change::Put { bytes, fds: count } = change else { continue };

@@ -110,11 +110,13 @@ impl Held {
     }
 
     fn give(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let pid = std::process::id();
         let (mut entries, mut fds, mut size) = (Vec::new(), Vec::new(), 0);
         for (&key, record) in &self.records {
             let len = record.bytes.len() + 64;
             if fds.len() + record.fds.len() > MAX_BATCH_FDS || size > FULL_BATCH {
-                send(socket, &Batch { more: true, entries: std::mem::take(&mut entries) }, &fds)?;
+                let entries = std::mem::take(&mut entries);
+                send(socket, &Batch { more: true, pid, entries }, &fds)?;
                 fds.clear();
                 size = 0;
             }
@@ -123,7 +125,7 @@ impl Held {
             let count = u8::try_from(record.fds.len()).map_err(io::Error::other)?;
             entries.push((key, Change::Put { bytes: record.bytes.clone(), fds: Some(count) }));
         }
-        send(socket, &Batch { more: false, entries }, &fds)
+        send(socket, &Batch { more: false, pid, entries }, &fds)
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Change {
 pub struct Batch {
     /// Another datagram belongs to this one.
     pub more: bool,
+    /// From the keeper: its process, whose descriptors are the broker's own; else 0.
+    pub pid: u32,
     /// In their order.
     pub entries: Vec<(Key, Change)>,
 }

@@ -12,6 +12,7 @@ pub mod holders;
 pub mod ids;
 pub mod job;
 pub mod keeper;
+pub mod kill;
 pub mod limits;
 pub mod linear;
 pub mod message;

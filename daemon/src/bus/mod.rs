@@ -26,9 +26,11 @@ mod device;
 mod eject;
 mod inhibit;
 mod job;
+mod manager;
 mod polkit;
 mod rehearse;
 mod served;
+mod sight;
 mod state;
 mod stream;
 mod task;
@@ -102,6 +104,8 @@ pub struct Asks {
     activity: mpsc::UnboundedSender<oneshot::Sender<Vec<Activity>>>,
     /// The calls that may wait for polkit, and somebody's password.
     authorities: Arc<Semaphore>,
+    /// Who calls.
+    viewers: sight::Viewers,
 }
 
 impl Asks {
@@ -116,7 +120,8 @@ impl Asks {
         activity: mpsc::UnboundedSender<oneshot::Sender<Vec<Activity>>>,
     ) -> Self {
         let authorities = Arc::new(Semaphore::new(polkit::MOST));
-        Self { connects, causes, rehearsals, inhibits, ejects, activity, authorities }
+        let viewers = sight::Viewers::default();
+        Self { connects, causes, rehearsals, inhibits, ejects, activity, authorities, viewers }
     }
 }
 

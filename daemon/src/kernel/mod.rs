@@ -14,9 +14,9 @@ use dmashare_uapi::sync_file::{self, FenceInfo, Status};
 use crate::devices::{DeviceDesc, NodeId};
 
 mod config_space;
-pub mod holds;
 #[cfg(feature = "simulate")]
 mod simulated;
+pub mod unit;
 
 /// The machine that the broker runs on.
 #[derive(Clone, Debug)]

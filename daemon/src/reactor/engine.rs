@@ -151,6 +151,8 @@ impl Engine {
 
     fn carry_out(&mut self, command: Command) {
         match command {
+            // Who asked has gone only when the service ends.
+            Command::Turn(answer) => _ = answer.send(()),
             Command::AddDevice(id, watched) => self.add_device(id, watched),
             Command::ForgetDevice(id) => self.devices.forget(id),
             Command::Stand(id, standing) => self.stand(id, standing),

@@ -51,6 +51,8 @@ pub struct Watched {
 
 /// What the main thread asks for. Commands are carried out in their order.
 pub enum Command {
+    /// Answer: it has turned. For the service manager's watchdog.
+    Turn(tokio::sync::oneshot::Sender<()>),
     /// Watch a device's removal (again, when it has got another node).
     AddDevice(DeviceId, Watched),
     /// A device is gone.

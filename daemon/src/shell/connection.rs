@@ -175,7 +175,7 @@ pub(super) struct Peer {
 pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<()> {
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
     let socket = Arc::new(socket);
-    let unit = crate::kernel::holds::unit_of(peer.pid);
+    let unit = crate::kernel::unit::unit_of(peer.pid);
     let creds = Credentials { pid: peer.pid, uid: peer.uid, unit };
     let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
     // Registered before the client is in the tables, so that an error leaves nothing there.

@@ -78,6 +78,11 @@ impl Journal {
         Self { keeper, ..Self::default() }
     }
 
+    /// The process that has all of the broker's descriptors too; 0 if there is none.
+    pub fn keeper_pid(&self) -> u32 {
+        self.keeper.as_ref().map_or(0, |keeper| keeper.pid())
+    }
+
     /// Whether anything is kept.
     pub fn keeps(&self) -> bool {
         self.keeper.as_ref().is_some_and(|keeper| keeper.works())

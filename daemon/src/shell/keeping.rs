@@ -41,6 +41,8 @@ pub(super) fn keeper(
     let path = helpers.join("keeper.sock");
     let stored = Keeper::connect(&path).and_then(|keeper| {
         let states = [NotifyState::FdStore, NotifyState::FdName(KEEPER)];
+        // It has nothing; that it answers is seen by that.
+        keeper.give()?;
         sd_notify::notify_with_fds(false, &states, &[keeper.as_fd()])?;
         Ok(Arc::new(keeper))
     });

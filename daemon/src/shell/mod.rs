@@ -45,6 +45,7 @@ mod rehearse;
 pub mod start;
 mod tasks;
 mod timelines;
+mod watchdog;
 
 use connection::Outbox;
 pub use journal::{ENDER, HANGUP};

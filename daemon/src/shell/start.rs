@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{
     Shared, Shell, allocations, arrivals, eject, former, id_file, inhibit, journal, keeping,
-    listener, overdue, rehearse, tasks,
+    listener, overdue, rehearse, tasks, watchdog,
 };
 use crate::bus::{self, BusAddress, BusFacts};
 use crate::config::Config;
@@ -257,6 +257,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = eject::take(Rc::clone(&shell), eject_requests) => {}
         () = tasks::tell_activity(Rc::clone(&shell), watchers) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
+        () = watchdog::feed(Rc::clone(&shell)) => {}
         () = allocations::make(Rc::clone(&shell), Arc::new(heaps), allocations) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),
         _ = stop.1.recv() => {

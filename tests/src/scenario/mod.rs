@@ -43,9 +43,11 @@ mod replug;
 mod restart;
 mod share;
 mod standing;
+mod stop;
 mod synthetic;
 mod timeline;
 mod torn_reads;
+mod two_users;
 mod units;
 mod unplug_reader;
 mod unplug_waiter;
@@ -241,6 +243,13 @@ const SCENARIOS: &[Scenario] = &[
         config: many_guards::CONFIG,
         ..Scenario::new("many-guards", many_guards::run)
     },
+    Scenario {
+        backends: ONCE,
+        bound: MANY,
+        config: many_guards::CONFIG,
+        ..Scenario::new("stop-with-many", stop::run)
+    },
+    Scenario { backends: ONCE, ..Scenario::new("two-users", two_users::run) },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
     Scenario { backends: REAL, ..Scenario::new("attached-fence", attached::run) },
     Scenario { backends: ONCE, ..Scenario::new("neutral/unplug", neutral::run) },
