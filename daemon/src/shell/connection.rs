@@ -19,7 +19,7 @@ use crate::clock::monotonic_ns;
 use crate::core::{Credentials, Outgoing};
 
 /// Requests that one client may have answered before the others get their turn.
-const TURN: usize = 32;
+const TURN: usize = 8;
 
 /// Encoded bytes, and what goes beside them.
 type Datagram = (Vec<u8>, Vec<Arc<OwnedFd>>);

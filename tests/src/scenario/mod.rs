@@ -23,6 +23,7 @@ mod event_loops;
 mod fence;
 mod frozen;
 mod holders;
+mod hostile;
 mod implicit;
 mod kms;
 mod kms_importer;
@@ -313,7 +314,7 @@ const SCENARIOS: &[Scenario] = &[
 pub fn instances(machine: Machine) -> Vec<Instance> {
     let mut all = Vec::new();
     for backend in [Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None] {
-        for scenario in SCENARIOS.iter().chain(bad::SCENARIOS) {
+        for scenario in SCENARIOS.iter().chain(bad::SCENARIOS).chain(hostile::SCENARIOS) {
             if backend.machine() == machine && scenario.backends.contains(&backend) {
                 all.push(Instance { scenario, backend });
             }
