@@ -103,6 +103,8 @@ pub struct Broker<H: Handles> {
     slots: device::Slots,
     clients: BTreeMap<ClientId, Client>,
     buffers: HashMap<ObjectId, Buffer<H::Fd>>,
+    /// Of buffers that nobody has any more since this event.
+    unused: Vec<H::Fd>,
     imports: HashMap<ObjectId, Import>,
     fences: HashMap<ObjectId, Fence<H::Fd>>,
     /// An importer's handle on a fence, and the fence.
@@ -146,6 +148,7 @@ impl<H: Handles> Broker<H> {
             slots: device::Slots::default(),
             clients: BTreeMap::new(),
             buffers: HashMap::new(),
+            unused: Vec::new(),
             imports: HashMap::new(),
             fences: HashMap::new(),
             fence_imports: HashMap::new(),
@@ -281,6 +284,9 @@ impl<H: Handles> Broker<H> {
         self.settle_timelines(out);
         self.check_acknowledged(out);
         self.finish_devices(out);
+        if !self.unused.is_empty() {
+            out.push(Effect::Discard(std::mem::take(&mut self.unused)));
+        }
     }
 
     fn broadcast(&self, event: &Event, out: &mut Effects<H>) {

@@ -7,6 +7,7 @@ use dmashare_uapi::pidfd::send_signal;
 use std::os::fd::AsFd;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::beside::beside;
 use super::{Shared, Shell};
 use crate::config::Overdue;
 use crate::kernel::holds::holds;
@@ -24,7 +25,7 @@ pub(super) struct Late {
 /// so it is done beside the main thread.
 pub(super) async fn meet(shell: Shared, mut late: UnboundedReceiver<Late>) {
     while let Some(Late { device, client, pid, inodes, on_loss }) = late.recv().await {
-        let seen = tokio::task::spawn_blocking(move || holds(pid, &inodes)).await;
+        let seen = beside("holds", move || holds(pid, &inodes)).await;
         let seen = seen.unwrap_or_else(|error| vec![format!("looking at it failed: {error}")]);
         shell.borrow_mut().meet(device, client, on_loss, seen);
     }
