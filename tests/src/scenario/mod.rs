@@ -20,6 +20,7 @@ mod coldplug;
 mod deadlines;
 mod eject;
 mod event_loops;
+mod faults;
 mod fence;
 mod frozen;
 mod holders;
@@ -314,7 +315,12 @@ const SCENARIOS: &[Scenario] = &[
 pub fn instances(machine: Machine) -> Vec<Instance> {
     let mut all = Vec::new();
     for backend in [Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None] {
-        for scenario in SCENARIOS.iter().chain(bad::SCENARIOS).chain(hostile::SCENARIOS) {
+        for scenario in SCENARIOS
+            .iter()
+            .chain(bad::SCENARIOS)
+            .chain(hostile::SCENARIOS)
+            .chain(faults::SCENARIOS)
+        {
             if backend.machine() == machine && scenario.backends.contains(&backend) {
                 all.push(Instance { scenario, backend });
             }
