@@ -6,10 +6,10 @@ use anyhow::{Result, ensure};
 use dmashare_proto::ErrorCode;
 use dmashare_proto::message::Policy;
 
+use crate::hostile::Raw;
 use crate::hostile::fuse::Fuse;
 use crate::hostile::objects::{export, share_fence};
 use crate::hostile::pace::{amount, under_attack};
-use crate::hostile::{Raw, expect};
 use crate::scenario::Skip;
 use crate::scenario::figures::show;
 use crate::{BOUND, Buffer, World};
@@ -65,7 +65,7 @@ fn offer(world: &World, fuse: &Fuse, buffer: &Buffer) -> Result<()> {
 /// of one (pages given back; of a virtual GPU a command to its device) falls to the broker. A kernel
 /// module could make an exporter as slow as one likes; this is the slowest without.
 pub(super) fn slow_exporter(world: &mut World) -> Result<()> {
-    let rounds = amount(world, 20, 3)?;
+    let rounds = amount(world, 10, 3)?;
     let card = world.egpu()?;
     under_attack(world, || {
         let mut raw = Raw::hello(&world.socket(), "slow")?;
@@ -85,6 +85,6 @@ pub(super) fn slow_exporter(world: &mut World) -> Result<()> {
         let fds = [small.node.as_fd(), small.dma_buf.as_fd()];
         let error = raw.refused(&export(&wrong), &fds)?;
         ensure!(error.code != ErrorCode::INTERNAL, "{error}");
-        expect(&error, error.code, &[])
+        Ok(())
     })
 }

@@ -18,7 +18,7 @@ const BURST: usize = 64;
 
 /// The smallest messages that there are, good ones and others, as fast as they go.
 pub(super) fn tiny(world: &mut World) -> Result<()> {
-    let messages = amount(world, 100_000, 5_000)?;
+    let messages = amount(world, 50_000, 5_000)?;
     under_attack(world, || {
         let mut raw = Raw::hello(&world.socket(), "tiny")?;
         let unknown = header(0x7ffe, 0, 0, u64::MAX);
@@ -44,7 +44,7 @@ fn answers(raw: &mut Raw) -> Result<()> {
 
 /// The same from many at one time.
 pub(super) fn many_senders(world: &mut World) -> Result<()> {
-    let messages = amount(world, 100_000, 5_000)?;
+    let messages = amount(world, 30_000, 5_000)?;
     under_attack(world, || {
         let mut raws = (0..SENDERS)
             .map(|_| Raw::hello(&world.socket(), "one of many"))
