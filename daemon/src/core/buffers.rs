@@ -183,7 +183,8 @@ impl<H: Handles> Broker<H> {
         let Some(buffer) = self.buffers.get(&id) else { return };
         if buffer.exporter.is_none() && buffer.imports.is_empty() {
             let device = buffer.device;
-            self.buffers.remove(&id);
+            let unused = self.buffers.remove(&id).into_iter().flat_map(|buffer| buffer.planes);
+            self.unused.extend(unused.map(|plane| plane.fd));
             let dropped = self.tokens.drop_for(id);
             self.count_tokens(&dropped);
             match device {

@@ -110,6 +110,21 @@ impl<H: Handles> Broker<H> {
         self.after(out);
     }
 
+    /// Lets go of some of what a client has that is about to be disconnected; false if that was all. One
+    /// that has much would hold everyone else up if it were done at once.
+    pub fn let_go_of_some(&mut self, client: ClientId, most: usize, out: &mut Effects<H>) -> bool {
+        let Some(gone) = self.clients.get_mut(&client) else { return false };
+        let some: Vec<ObjectId> = gone.objects.keys().copied().take(most).collect();
+        for &object in &some {
+            let found = self.clients.get_mut(&client).and_then(|gone| gone.objects.remove(&object));
+            if let Some(what) = found {
+                self.let_go(client, object, what, out);
+            }
+        }
+        self.after(out);
+        some.len() == most
+    }
+
     /// Whether a client has been welcomed.
     #[must_use]
     pub fn is_greeted(&self, client: ClientId) -> bool {

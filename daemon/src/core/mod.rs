@@ -109,6 +109,8 @@ pub struct Broker<H: Handles> {
     slots: device::Slots,
     clients: BTreeMap<ClientId, Client>,
     buffers: Table<ObjectId, Buffer<H::Fd>>,
+    /// Of buffers that nobody has any more since this event.
+    unused: Vec<H::Fd>,
     imports: Table<ObjectId, Import>,
     fences: Table<ObjectId, Fence<H::Fd>>,
     /// An importer's handle on a fence, and the fence.
@@ -153,6 +155,7 @@ impl<H: Handles> Broker<H> {
             slots: device::Slots::default(),
             clients: BTreeMap::new(),
             buffers: Table::default(),
+            unused: Vec::new(),
             imports: Table::default(),
             fences: Table::default(),
             fence_imports: HashMap::new(),
@@ -290,6 +293,9 @@ impl<H: Handles> Broker<H> {
         self.settle_timelines(out);
         self.check_acknowledged(out);
         self.finish_devices(out);
+        if !self.unused.is_empty() {
+            out.push(Effect::Discard(std::mem::take(&mut self.unused)));
+        }
     }
 
     fn broadcast(&self, event: &Event, out: &mut Effects<H>) {

@@ -745,6 +745,10 @@ impl Model {
             Op::Disconnect(n) => {
                 let Some(client) = Self::pick(&self.clients, n) else { return };
                 self.clients.retain(|other| *other != client);
+                // Some of what it has goes before it does.
+                let mut out = Vec::new();
+                self.broker.let_go_of_some(client, 2, &mut out);
+                self.carry_out(out);
                 let mut out = Vec::new();
                 self.broker.disconnect(client, &mut out);
                 self.carry_out(out);

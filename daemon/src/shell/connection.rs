@@ -20,7 +20,10 @@ use crate::clock::monotonic_ns;
 use crate::core::{Credentials, Outgoing};
 
 /// Requests that one client may have answered before the others get their turn.
-const TURN: usize = 32;
+const TURN: usize = 8;
+
+/// Objects of a client that has left, of which the broker lets go before the others get their turn.
+const AT_ONCE: usize = 64;
 
 /// Encoded bytes, and what goes beside them.
 type Datagram = (Vec<u8>, Vec<Arc<OwnedFd>>);
@@ -179,7 +182,11 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
     let creds = Credentials { pid: peer.pid, uid: peer.uid, unit };
     let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
     // Registered before the client is in the tables, so that an error leaves nothing there.
-    let socket = poll::register(socket)?;
+    let socket = poll::register(socket).inspect_err(|error| {
+        let text = format!("this connection cannot be served: {error}");
+        let error = WireError::new(ErrorCode::INTERNAL, text).errno(error);
+        outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), 1);
+    })?;
     let mut this = shell.borrow_mut();
     let lane = this.lanes.lane(peer.uid);
     let taken = lane.and_then(|lane| {
@@ -232,9 +239,11 @@ fn begin(
     let shell = Rc::clone(shell);
     tokio::task::spawn_local(async move {
         serve(&shell, client, &socket, &outbox, &lane).await;
-        let mut shell = shell.borrow_mut();
-        shell.connections.remove(&client);
-        shell.event(|broker, out| broker.disconnect(client, out));
+        shell.borrow_mut().connections.remove(&client);
+        while shell.borrow_mut().event(|it, out| it.let_go_of_some(client, AT_ONCE, out)) {
+            tokio::task::yield_now().await;
+        }
+        shell.borrow_mut().event(|broker, out| broker.disconnect(client, out));
     });
 }
 

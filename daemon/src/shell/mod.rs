@@ -27,6 +27,7 @@ use crate::view::BusUpdate;
 
 mod allocations;
 mod arrivals;
+mod beside;
 mod connection;
 mod discard;
 mod effects;
@@ -72,6 +73,7 @@ pub struct Shell {
     state_page: Arc<StatePage>,
     connections: HashMap<ClientId, Rc<Outbox>>,
     lanes: discard::Lanes,
+    unused: discard::Unused,
     timelines: timelines::Timelines,
     bus: UnboundedSender<BusUpdate>,
     id_file: id_file::IdFile,

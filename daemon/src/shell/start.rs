@@ -186,6 +186,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         state_page,
         connections: HashMap::new(),
         lanes: super::discard::Lanes::default(),
+        unused: super::discard::Unused::default(),
         timelines: super::timelines::Timelines::default(),
         bus: bus_to,
         id_file,

@@ -20,9 +20,11 @@ mod coldplug;
 mod deadlines;
 mod eject;
 mod event_loops;
+mod faults;
 mod fence;
 mod frozen;
 mod holders;
+mod hostile;
 mod implicit;
 mod kms;
 mod kms_importer;
@@ -326,7 +328,12 @@ const SCENARIOS: &[Scenario] = &[
 pub fn instances(machine: Machine) -> Vec<Instance> {
     let mut all = Vec::new();
     for backend in [Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None] {
-        for scenario in SCENARIOS.iter().chain(bad::SCENARIOS) {
+        for scenario in SCENARIOS
+            .iter()
+            .chain(bad::SCENARIOS)
+            .chain(hostile::SCENARIOS)
+            .chain(faults::SCENARIOS)
+        {
             if backend.machine() == machine && scenario.backends.contains(&backend) {
                 all.push(Instance { scenario, backend });
             }
