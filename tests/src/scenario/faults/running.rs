@@ -20,7 +20,7 @@ pub(super) const CONFIG: &str = "[fence]\ndeadline_ms = 40000\n";
 /// From which call on, and every how many; counted for each thread, of which some make one such call
 /// only. A variable asks for more of them.
 const WIDE: &str = "DMASHARE_FAULTS_WIDE";
-const FEW: &[(u32, u32)] = &[(1, 2), (2, 3)];
+const FEW: &[(u32, u32)] = &[(1, 3), (2, 3)];
 /// A round has more than one chance to meet a call that is made now and then.
 const ROUNDS: u32 = 3;
 
@@ -73,9 +73,10 @@ fn one(
         }
     }
     world.unplug(Unplug::Remove)?;
-    let injected = injection.stop()?;
-    // A loss that could not be read at once is not forgotten.
+    // A loss that could not be read at once is not forgotten. And strace is to let go of a broker that has
+    // come to rest: a call that it was just about to make fail fails with ENOSYS then.
     world.wait_gone(*device)?;
+    let injected = injection.stop()?;
     (_, *device) = world.replug().context("a card that comes afterwards")?;
     round(world).context("a client that comes afterwards")?;
     pair.undisturbed(world).context("the others")?;
