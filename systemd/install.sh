@@ -18,7 +18,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 programs="dmashared dmasharectl"
 # Each is started by a socket of its own.
-helpers="dmashare-holders dmashare-pci"
+helpers="dmashare-holders dmashare-keeper dmashare-kill dmashare-pci"
 
 for binary in $programs $helpers; do
     if [ ! -x "$bin/$binary" ]; then

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use dmashare_proto::holders::{Holders, Look, LookFor, Node};
+use dmashare_proto::holders::{Holders, Look, LookFor, Node, Request};
 use nix::sys::eventfd::EventFd;
 use tempfile::TempDir;
 
@@ -147,7 +147,7 @@ pub fn measure(rounds: usize) -> Result<Table> {
 fn request() -> Result<Vec<u8>> {
     let node = Node { path: NODE.to_owned(), major: NODE_NUMBER.0, minor: NODE_NUMBER.1 };
     let device = LookFor { nodes: vec![node], ..LookFor::default() };
-    let mut line = serde_json::to_vec(&Look { device, others: Vec::new() })?;
+    let mut line = serde_json::to_vec(&Request::Look(Look { device, others: Vec::new() }))?;
     line.push(b'\n');
     Ok(line)
 }

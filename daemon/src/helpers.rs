@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use dmashare_proto::holders::{Holders, Look};
+use dmashare_proto::holders::{self, Holders, Kept, Look};
+use dmashare_proto::kill;
 use dmashare_proto::sysfs::{Answer, Request};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// Looks into every process.
 const HOLDERS: &str = "holders";
+/// Ends processes.
+const KILL: &str = "kill";
 /// Writes to sysfs.
 const PCI: &str = "pci";
 /// Where the programs are installed.
@@ -23,6 +27,10 @@ const PROGRAMS: &str = "/usr/libexec/dmashare";
 const MOST: u64 = 32 << 20;
 /// A look through the largest machines takes a tenth of a second.
 const LOOK_TIME: Duration = Duration::from_secs(20);
+/// A look at one process: the service goes on with it as if nothing were seen.
+const KEEPS_TIME: Duration = Duration::from_secs(5);
+/// A signal takes no time; starting the helper does.
+const KILL_TIME: Duration = Duration::from_secs(5);
 /// A write to sysfs that is no removal.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
@@ -52,8 +60,39 @@ impl Helpers {
     /// # Errors
     /// A sentence that says why that cannot be seen.
     pub async fn look(&self, look: &Look) -> Result<Holders, String> {
+        self.answer(HOLDERS, &holders::Request::Look(look.clone()), LOOK_TIME).await
+    }
+
+    /// Looks what a process holds of dma-bufs.
+    ///
+    /// # Errors
+    /// A sentence that says why that cannot be seen.
+    pub async fn keeps(&self, pid: i32, inodes: Vec<u64>) -> Result<Vec<String>, String> {
+        let request = holders::Request::Keeps { pid, inodes };
+        let kept: Kept = self.answer(HOLDERS, &request, KEEPS_TIME).await?;
+        Ok(kept.holds)
+    }
+
+    /// Ends a process that was started then, and no other.
+    ///
+    /// # Errors
+    /// A sentence: it is gone, or there is no helper.
+    pub async fn kill(&self, request: kill::Request) -> Result<(), String> {
+        match self.answer(KILL, &request, KILL_TIME).await? {
+            kill::Answer::Sent => Ok(()),
+            kill::Answer::Failed { why } => Err(why),
+        }
+    }
+
+    /// The one answer of a helper that gives one.
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        request: &impl Serialize,
+        limit: Duration,
+    ) -> Result<T, String> {
         let answer = async {
-            let stream = self.ask(HOLDERS, look).await?;
+            let stream = self.ask(name, request).await?;
             let mut bytes = Vec::new();
             stream.take(MOST).read_to_end(&mut bytes).await?;
             if bytes.is_empty() {
@@ -61,9 +100,9 @@ impl Helpers {
             }
             Ok(serde_json::from_slice(&bytes)?)
         };
-        match timeout(LOOK_TIME, answer).await {
-            Ok(answer) => answer.map_err(|error| told(HOLDERS, &error)),
-            Err(_) => Err(format!("{HOLDERS} has not answered within {} s", LOOK_TIME.as_secs())),
+        match timeout(limit, answer).await {
+            Ok(answer) => answer.map_err(|error| told(name, &error)),
+            Err(_) => Err(format!("{name} has not answered within {} s", limit.as_secs())),
         }
     }
 

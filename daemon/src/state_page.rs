@@ -1,7 +1,7 @@
 //! The broker's side of the state page.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use dmashare_proto::DeviceId;
@@ -25,6 +25,25 @@ impl StatePage {
         page.atomic_u32(8).store(LAYOUT, Ordering::Relaxed);
         page.atomic_u32(12).store(SLOTS, Ordering::Release);
         Ok(Self(page))
+    }
+
+    /// The page of another life of the service.
+    ///
+    /// # Errors
+    /// It is none, or of another layout.
+    pub fn restore(fd: OwnedFd) -> io::Result<Self> {
+        let page = SharedPage::from_fd(fd)?;
+        let is_ours = page.len() >= SIZE
+            && page.atomic_u64(0).load(Ordering::Relaxed) == MAGIC
+            && page.atomic_u32(8).load(Ordering::Relaxed) == LAYOUT
+            && page.atomic_u32(12).load(Ordering::Relaxed) == SLOTS;
+        if is_ours { Ok(Self(page)) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    /// The descriptor by which another life of the service can write it.
+    #[must_use]
+    pub fn writable(&self) -> BorrowedFd<'_> {
+        self.0.writable()
     }
 
     /// Writes a slot and wakes whoever waits for a change of it. A failing wake is an error of ours

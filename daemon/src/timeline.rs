@@ -93,6 +93,12 @@ struct On {
 }
 
 impl Line {
+    /// A timeline that no device has for now: until it is taken to one, nothing is done to it.
+    #[must_use]
+    pub fn nowhere() -> Self {
+        Self(None)
+    }
+
     /// Puts a sync_file's fence to a point. An error that it already has would be lost on the way
     /// (drivers/gpu/drm/drm_syncobj.c: the point is a chain over the fence); one that comes later is
     /// seen.

@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dmashare_helpers::holders::look;
-use dmashare_proto::holders::{Held, Holder, Holders, Look, LookFor, Node, Role, What};
+use dmashare_proto::holders::{
+    Held, Holder, Holders, Kept, Look, LookFor, Node, Request, Role, What,
+};
 use dmashare_uapi::mapping::{Mapping, Prot};
 use dmashare_uapi::sim;
 use nix::fcntl::OFlag;
@@ -305,21 +307,17 @@ fn the_program_answers_a_line() {
     let _alone = alone();
     let card = Card::new();
     let other = Other::with(card.open("card"), Stdio::null());
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    let mut program = Command::new(env!("CARGO_BIN_EXE_dmashare-holders"))
-        .stdin(OwnedFd::from(theirs.try_clone().unwrap()))
-        .stdout(OwnedFd::from(theirs))
-        .spawn()
-        .unwrap();
-    let mut line =
-        serde_json::to_vec(&Look { device: card.look_for(), others: Vec::new() }).unwrap();
-    line.push(b'\n');
-    (&ours).write_all(&line).unwrap();
-    let mut answer = String::new();
-    io::BufRead::read_line(&mut io::BufReader::new(&ours), &mut answer).unwrap();
-    let found: Holders = serde_json::from_str(&answer).unwrap();
-    assert!(find(&found, other.pid()).is_some(), "{answer}");
-    assert!(program.wait().unwrap().success());
+    let look = Look { device: card.look_for(), others: Vec::new() };
+    let found: Holders = ask(&Request::Look(look));
+    assert!(find(&found, other.pid()).is_some(), "{found:?}");
+
+    let inode = card.open("card").metadata().unwrap().ino();
+    // A regular file is no dma-buf, nor what stands for one.
+    let kept: Kept = ask(&Request::Keeps { pid: other.pid(), inodes: vec![inode] });
+    assert_eq!(kept, Kept::default());
+    let gone: Kept = ask(&Request::Keeps { pid: i32::MAX, inodes: vec![inode] });
+    assert!(gone.holds.iter().all(|line| line.contains("cannot be seen")), "{gone:?}");
+    assert_eq!(gone.holds.len(), 2, "{gone:?}");
 
     let mut program = Command::new(env!("CARGO_BIN_EXE_dmashare-holders"))
         .stdin(Stdio::piped())
@@ -330,4 +328,21 @@ fn the_program_answers_a_line() {
     let output = program.wait_with_output().unwrap();
     assert!(!output.status.success() && output.stdout.is_empty());
     assert!(String::from_utf8_lossy(&output.stderr).contains("the request"), "{output:?}");
+}
+
+/// Asks the program.
+fn ask<T: serde::de::DeserializeOwned>(request: &Request) -> T {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_dmashare-holders"))
+        .stdin(OwnedFd::from(theirs.try_clone().unwrap()))
+        .stdout(OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    let mut line = serde_json::to_vec(request).unwrap();
+    line.push(b'\n');
+    (&ours).write_all(&line).unwrap();
+    let mut answer = String::new();
+    io::BufRead::read_line(&mut io::BufReader::new(&ours), &mut answer).unwrap();
+    assert!(program.wait().unwrap().success());
+    serde_json::from_str(&answer).unwrap()
 }

@@ -26,6 +26,30 @@ pub fn receive_with_fds(
     control: &mut [u64],
     fds: &mut Vec<OwnedFd>,
 ) -> io::Result<(usize, libc::c_int)> {
+    receive_by(0, socket, bytes, control, fds)
+}
+
+/// The same, of a message that stays where it is (`MSG_PEEK`): the descriptors are further ones of the
+/// same open files.
+///
+/// # Errors
+/// As [`receive_with_fds`].
+pub fn peek_with_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    control: &mut [u64],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<(usize, libc::c_int)> {
+    receive_by(libc::MSG_PEEK, socket, bytes, control, fds)
+}
+
+fn receive_by(
+    flags: libc::c_int,
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    control: &mut [u64],
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<(usize, libc::c_int)> {
     // Not nix's recvmsg: on MSG_CTRUNC it gives an error in place of the descriptors that did
     // arrive, and they would stay open for ever.
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -38,8 +62,9 @@ pub fn receive_with_fds(
     let len = loop {
         // SAFETY: the header points to one buffer for data and one for control messages, both
         // borrowed mutably for the call, with their lengths in bytes.
-        let result =
-            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        let result = unsafe {
+            libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC | flags)
+        };
         match Errno::result(result) {
             Err(Errno::EINTR) => {}
             other => break other?,

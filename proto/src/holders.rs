@@ -3,7 +3,29 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is looked for. One line of JSON.
+/// What the helper is asked. One line of JSON; it answers one, and ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Who holds a device? The answer is [`Holders`].
+    Look(Look),
+    /// What does one process hold of given dma-bufs? The answer is [`Kept`].
+    Keeps {
+        /// The process.
+        pid: i32,
+        /// Identities (inode numbers) of the dma-bufs.
+        inodes: Vec<u64>,
+    },
+}
+
+/// What one process holds, in words, an entry each; what cannot be seen is said among it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// `fd 7 (dma-buf inode 31)`
+    pub holds: Vec<String>,
+}
+
+/// What is looked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Look {
     /// The device.

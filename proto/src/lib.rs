@@ -11,6 +11,8 @@ pub mod fd_passing;
 pub mod holders;
 pub mod ids;
 pub mod job;
+pub mod keeper;
+pub mod kill;
 pub mod limits;
 pub mod linear;
 pub mod message;

@@ -74,9 +74,12 @@ pub struct ImplicitFence {
 /// A client that did not acknowledge in time, and what was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overdue {
-    /// Its process.
+    /// Its process; 0 for who may not see it.
     pub pid: i32,
-    /// What it calls itself.
+    /// Its user.
+    #[serde(default)]
+    pub uid: u32,
+    /// What it calls itself; empty for who may not see it.
     pub name: String,
     /// Its systemd unit, empty if it has none or that cannot be seen.
     pub unit: String,

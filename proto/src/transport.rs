@@ -9,10 +9,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg,
+    socket,
 };
 
-use crate::fd_passing::{CONTROL_WORDS, receive_with_fds};
+use crate::fd_passing::{CONTROL_WORDS, peek_with_fds, receive_with_fds};
 use crate::limits::{MAX_FDS, MAX_MESSAGE};
 
 /// What one receive gave.
@@ -84,11 +85,34 @@ impl Buffer {
         socket: BorrowedFd<'_>,
         fds: &mut Vec<OwnedFd>,
     ) -> io::Result<Got> {
+        self.get_by(receive_with_fds, socket, fds)
+    }
+
+    /// The same of the next datagram, which stays in the socket until it is [`skip`]ped: so that it is
+    /// not lost with whoever was about to answer it.
+    ///
+    /// # Errors
+    /// As [`Self::receive_into`].
+    pub fn peek_into(&mut self, socket: BorrowedFd<'_>, fds: &mut Vec<OwnedFd>) -> io::Result<Got> {
+        self.get_by(peek_with_fds, socket, fds)
+    }
+
+    fn get_by(
+        &mut self,
+        get: impl Fn(
+            BorrowedFd<'_>,
+            &mut [u8],
+            &mut [u64],
+            &mut Vec<OwnedFd>,
+        ) -> io::Result<(usize, libc::c_int)>,
+        socket: BorrowedFd<'_>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> io::Result<Got> {
         let before = fds.len();
         let (len, flags) = loop {
             // The kernel tells once that the peer closed without reading all (ECONNRESET), before
             // what it had sent: that is still there, then comes the end.
-            match receive_with_fds(socket, &mut self.bytes, &mut self.control, fds) {
+            match get(socket, &mut self.bytes, &mut self.control, fds) {
                 Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
                 other => break other?,
             }
@@ -99,6 +123,21 @@ impl Buffer {
         match len {
             0 if fds.len() == before => Ok(Got::Closed),
             len => Ok(Got::Datagram(len)),
+        }
+    }
+}
+
+/// Takes the next datagram out of a non-blocking socket, unread. Its descriptors are let go of by the
+/// kernel: whoever has peeked at it has others of the same files, so that none is closed by this.
+///
+/// # Errors
+/// The kernel's.
+pub fn skip(socket: BorrowedFd<'_>) -> io::Result<()> {
+    loop {
+        match recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(()),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! A page that its creator writes and everybody else reads: a sealed memfd.
 
 use std::ffi::CStr;
+use std::fs::OpenOptions;
 use std::io;
 use std::mem::{align_of, size_of};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -13,15 +14,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{SysconfVar, ftruncate, sysconf};
 
 use crate::futex;
 
 /// MFD_NOEXEC_SEAL of include/uapi/linux/memfd.h: nothing in there is ever executed (Linux 6.3).
 const MFD_NOEXEC_SEAL: u32 = 0x0008;
-/// Whoever maps the page from now on cannot write it (include/uapi/linux/fcntl.h).
-const SEAL_FUTURE_WRITE: SealFlag = SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
 
 /// An empty memfd that can be sealed, never executed where the kernel knows that.
 pub(crate) fn create(name: &CStr) -> io::Result<OwnedFd> {
@@ -128,12 +127,14 @@ impl Drop for Map {
     }
 }
 
-/// A page that this process alone can write, for as long as it has it: nobody can map the memfd
-/// writable any more, not even this process, not even after a restart with the descriptor saved.
+/// A page that its owner alone can write: whoever has the descriptor for writing ([`SharedPage::writable`],
+/// kept over a restart). Readers get one for reading ([`AsFd`]), of a file that no other user can open for
+/// writing.
 #[derive(Debug)]
 pub struct SharedPage {
     map: Map,
     fd: OwnedFd,
+    reader: OwnedFd,
 }
 
 impl SharedPage {
@@ -142,14 +143,34 @@ impl SharedPage {
         let len = page_align(len as u64)?;
         let fd = create(name)?;
         ftruncate(&fd, i64::try_from(len).map_err(|_| Errno::EFBIG)?)?;
-        let len = usize::try_from(len).map_err(|_| Errno::EFBIG)?;
-        let map = Map::new(fd.as_fd(), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
-        let seals = SEAL_FUTURE_WRITE
-            | SealFlag::F_SEAL_SHRINK
-            | SealFlag::F_SEAL_GROW
-            | SealFlag::F_SEAL_SEAL;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&fd, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(Self { map, fd })
+        // Whoever has a descriptor can open the file again, as its mode lets them (proc(5)).
+        fchmod(&fd, Mode::S_IRUSR)?;
+        Self::from_fd(fd)
+    }
+
+    /// The page again, by its [`SharedPage::writable`] that was kept.
+    ///
+    /// # Errors
+    /// EBADF if it is not for writing, EINVAL if it is no sealed memfd.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let seals = SealFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SealFlag::F_SEAL_SHRINK) {
+            return Err(Errno::EINVAL.into());
+        }
+        let len = usize::try_from(fstat(&fd)?.st_size).map_err(|_| Errno::EFBIG)?;
+        let map = Map::new(fd.as_fd(), len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        // A new open file, for reading, which no mapping for writing can be made of.
+        let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let reader = OpenOptions::new().read(true).open(path)?.into();
+        Ok(Self { map, fd, reader })
+    }
+
+    /// The descriptor that can be mapped for writing: for who keeps it, and for nobody else.
+    #[must_use]
+    pub fn writable(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Bytes mapped.
@@ -187,9 +208,9 @@ impl SharedPage {
 }
 
 impl AsFd for SharedPage {
-    /// The memfd, to be passed to readers.
+    /// The memfd for reading, to be passed to readers.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.reader.as_fd()
     }
 }
 
@@ -200,13 +221,12 @@ pub struct ReadOnlyPage(Map);
 impl ReadOnlyPage {
     /// Maps `len` bytes of the page behind `fd`, which is borrowed and can be closed afterwards.
     ///
-    /// EINVAL if it is not sealed against shrinking (reading could be SIGBUS) and against being
-    /// written by others, or is shorter than `len`. Never blocks, whatever `fd` is.
+    /// EINVAL if it is not sealed against shrinking (reading could be SIGBUS), or is shorter than `len`.
+    /// Never blocks, whatever `fd` is.
     pub fn map(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         // Only memory files have seals, so what follows asks no server of a FUSE file.
         let seals = SealFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GET_SEALS)?);
-        let wanted = SealFlag::F_SEAL_SHRINK | SEAL_FUTURE_WRITE;
-        if !seals.contains(wanted) {
+        if !seals.contains(SealFlag::F_SEAL_SHRINK) {
             return Err(Errno::EINVAL.into());
         }
         let size = u64::try_from(fstat(fd)?.st_size).unwrap_or(0);

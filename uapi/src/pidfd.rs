@@ -85,6 +85,22 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// When the process that has this id now was started, in the kernel's clock ticks since boot: field 22 of
+/// /proc/PID/stat (proc_pid_stat(5)). With the id it names that process and no later one.
+///
+/// # Errors
+/// There is no such process, or it cannot be seen.
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    start_of(&stat).ok_or_else(|| io::Error::other("/proc/PID/stat has no start time"))
+}
+
+/// The second field, the command, may have anything in it.
+fn start_of(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
 /// Whether the process still runs; one that has died but was not waited for does not.
 pub fn is_alive(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(!poll::wait_readable(pidfd, Some(Duration::ZERO))?)
@@ -92,7 +108,7 @@ pub fn is_alive(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_alive, open, peer, send_signal};
+    use super::{is_alive, open, peer, send_signal, start_of};
     use nix::sys::signal::Signal;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
@@ -120,5 +136,11 @@ mod tests {
         child.wait().unwrap();
         let error = send_signal(pidfd.as_fd(), Signal::SIGKILL).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
+    }
+    #[test]
+    fn a_command_may_be_called_anything() {
+        let fields: Vec<String> = (3..30).map(|n| n.to_string()).collect();
+        assert_eq!(start_of(&format!("7 (a) b (c) {}", fields.join(" "))), Some(22));
+        assert_eq!(start_of("7 (a"), None);
     }
 }

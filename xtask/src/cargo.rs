@@ -97,8 +97,14 @@ pub const KERNEL_TESTS: &[&str] = &[
 ];
 
 /// The programs of packages, as they are called in the target directory.
-pub const SHIPPED_PROGRAMS: &[&str] =
-    &["dmashared", "dmashare-holders", "dmashare-pci", "dmasharectl"];
+pub const SHIPPED_PROGRAMS: &[&str] = &[
+    "dmashared",
+    "dmashare-holders",
+    "dmashare-keeper",
+    "dmashare-kill",
+    "dmashare-pci",
+    "dmasharectl",
+];
 
 /// The programs of the tests' package.
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];

@@ -175,6 +175,14 @@ impl<A, N> Channel<A, N> {
         H: Handler<Answer = A, Notice = N>,
     {
         let name = reply.name();
+        {
+            // A broker that was restarted between an answer and its note of it gives it again: what it is
+            // about is somebody's by now.
+            let state = self.lock();
+            if !state.slots.contains_key(&id) && id < state.next_id {
+                return Ok(());
+            }
+        }
         let answer = handler.reply(reply, fds)?;
         let unwanted = {
             let mut state = self.lock();

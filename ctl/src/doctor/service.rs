@@ -62,9 +62,9 @@ pub(super) fn look(host: &Host<'_>, service: &ServiceState) -> Vec<Finding> {
     findings
 }
 
-/// Without them all works but who holds a GPU, and ejects.
+/// Without them all works but who holds a GPU, ejects, and what they and late clients are met with.
 fn helpers(host: &Host<'_>) -> Finding {
-    let names = ["holders", "pci"];
+    let names = ["holders", "kill", "pci"];
     let missing: Vec<String> = names
         .into_iter()
         .filter(|name| !host.sees(&format!("/run/dmashare/helpers/{name}.sock")))
@@ -76,7 +76,10 @@ fn helpers(host: &Host<'_>) -> Finding {
     let missing = missing.join(" ");
     Finding::warning(
         "helpers",
-        format!("{missing} is not there: holders cannot be looked up, or GPUs not be ejected"),
+        format!(
+            "{missing} is not there: holders cannot be looked up, GPUs not be ejected, or nobody be \
+             ended by force"
+        ),
         if installed(host) {
             format!("systemctl enable --now {missing}")
         } else {

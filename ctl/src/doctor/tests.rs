@@ -73,6 +73,7 @@ impl Machine {
         machine.write("/usr/share/dbus-1/system.d/org.dmashare.Broker1.conf", "");
         machine.write("/usr/lib/systemd/system/dmashared.service", "");
         machine.write("/run/dmashare/helpers/holders.sock", "");
+        machine.write("/run/dmashare/helpers/kill.sock", "");
         machine.write("/run/dmashare/helpers/pci.sock", "");
         machine.card("card0", "0000:01:00.0");
         machine

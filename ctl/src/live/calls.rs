@@ -10,10 +10,11 @@ use zbus::proxy::MethodFlags;
 use zbus::zvariant::{DynamicType, OwnedObjectPath, Type, Value};
 use zbus::{Connection, Proxy};
 
-use super::Objects;
+use super::{Objects, Signal};
 use crate::bus::{DEVICE, JOB, NAME, PATH, failure};
 use crate::failure::Failure;
 use crate::model::{Properties, Service};
+use crate::world::copy;
 
 const THE_BUS: &str = "org.freedesktop.DBus";
 
@@ -104,7 +105,32 @@ impl Caller {
     }
 
     pub(super) async fn job(&self, path: &OwnedObjectPath) -> Result<Properties, Failure> {
-        self.call(path.as_str(), "org.freedesktop.DBus.Properties", "GetAll", &JOB, false).await
+        self.properties(path.as_str(), JOB).await
+    }
+
+    async fn properties(&self, path: &str, interface: &str) -> Result<Properties, Failure> {
+        self.call(path, "org.freedesktop.DBus.Properties", "GetAll", &interface, false).await
+    }
+
+    /// A signal with what it left out, as far as this user may see that. What has gone meanwhile stays as it
+    /// was told: a signal says so next.
+    pub(super) async fn whole(&self, partial: &Signal) -> Signal {
+        match partial {
+            Signal::Added(path, interfaces) => {
+                let mut all = HashMap::new();
+                for (interface, told) in interfaces {
+                    let properties = self.properties(path, interface).await;
+                    all.insert(interface.clone(), properties.unwrap_or_else(|_| copy(told)));
+                }
+                Signal::Added(path.clone(), all)
+            }
+            Signal::Invalidated(path, interface, told) => {
+                let properties = self.properties(path, interface).await;
+                let properties = properties.unwrap_or_else(|_| copy(told));
+                Signal::Changed(path.clone(), interface.clone(), properties)
+            }
+            _ => unreachable!("only these are partial"),
+        }
     }
 
     /// Who holds a device. `ask`: somebody may be asked whether the caller may see others' processes.

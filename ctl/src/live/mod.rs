@@ -41,6 +41,8 @@ pub struct Live {
     owner: Option<String>,
     /// The objects must be asked for.
     stale: bool,
+    /// What this signal left out must be asked for.
+    partial: Option<Signal>,
     /// What it found when it connected.
     found: Option<Event>,
     world: World,
@@ -67,7 +69,7 @@ impl Live {
         };
         let owner = caller.owner(NAME).await?;
         let stale = owner.is_some() && found.is_none();
-        Ok(Self { caller, stream, owner, stale, found, world })
+        Ok(Self { caller, stream, owner, stale, partial: None, found, world })
     }
 
     /// What there is now.
@@ -102,6 +104,15 @@ impl Live {
                     Err(failure) => return Err(failure),
                 }
             }
+            // It stays until it is whole: this may be dropped meanwhile.
+            if let Some(partial) = &self.partial {
+                let signal = self.caller.whole(partial).await;
+                self.partial = None;
+                let events = self.world.apply(signal);
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+            }
             let message = match self.stream.next().await {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => return Err(failure(self.caller.bus(), &error)),
@@ -115,6 +126,10 @@ impl Live {
                 }
                 self.stale = owner.is_some();
                 self.owner.clone_from(owner);
+            }
+            if signal.is_partial() {
+                self.partial = Some(signal);
+                continue;
             }
             let events = self.world.apply(signal);
             if !events.is_empty() {

@@ -6,7 +6,7 @@ use zbus::Message;
 use zbus::message::Type;
 use zbus::zvariant::OwnedObjectPath;
 
-use crate::bus::{DEVICE, JOB, NAME};
+use crate::bus::{CLIENT, DEVICE, JOB, NAME};
 use crate::model::Properties;
 
 /// A signal.
@@ -20,6 +20,9 @@ pub enum Signal {
     Removed(String, Vec<String>),
     /// Properties of an object's interface have new values.
     Changed(String, String, Properties),
+    /// Properties of an object's interface have changed, and some have values that not everybody may see: they
+    /// are to be asked for. With those that came.
+    Invalidated(String, String, Properties),
     /// A device is gone.
     Lost {
         /// Its object.
@@ -53,9 +56,22 @@ pub enum Signal {
         path: String,
         /// How.
         outcome: String,
-        /// The same in a sentence.
+        /// The same in a sentence; empty where the job's property has it.
         message: String,
     },
+}
+
+impl Signal {
+    /// Whether the service has left out what this user may see perhaps, and others may not.
+    pub(super) fn is_partial(&self) -> bool {
+        match self {
+            Self::Added(_, interfaces) => {
+                interfaces.keys().any(|interface| interface == CLIENT || interface == JOB)
+            }
+            Self::Invalidated(..) => true,
+            _ => false,
+        }
+    }
 }
 
 /// `None` for what is no signal, not the service's (`owner`), or not known.
@@ -88,8 +104,13 @@ pub(super) fn read(message: &Message, owner: Option<&str>) -> Option<Signal> {
             Signal::Removed(path.as_str().to_owned(), interfaces)
         }
         ("org.freedesktop.DBus.Properties", "PropertiesChanged") => {
-            let (of, changed, _): (String, Properties, Vec<String>) = body.deserialize().ok()?;
-            Signal::Changed(path, of, changed)
+            let (of, changed, invalidated): (String, Properties, Vec<String>) =
+                body.deserialize().ok()?;
+            if invalidated.is_empty() {
+                Signal::Changed(path, of, changed)
+            } else {
+                Signal::Invalidated(path, of, changed)
+            }
         }
         (DEVICE, "Lost") => {
             let (cause, _, buffers, imports, fences): (String, u64, u32, u32, u32) =

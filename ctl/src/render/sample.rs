@@ -44,6 +44,7 @@ pub(crate) fn report() -> UnplugReport {
             ended_ns: None,
         }],
         overdue: vec![Overdue {
+            uid: 1000,
             pid: 4711,
             name: "slowpoke".to_owned(),
             unit: "app-slow.scope".to_owned(),

@@ -49,7 +49,7 @@ impl<T: Clone> Kind<T> {
 }
 
 /// No property of the service's is a descriptor, the only thing that cannot always be copied.
-fn copy(properties: &Properties) -> Properties {
+pub(crate) fn copy(properties: &Properties) -> Properties {
     let copied =
         properties.iter().filter_map(|(name, value)| Some((name.clone(), value.try_clone().ok()?)));
     copied.collect()
@@ -148,7 +148,10 @@ impl World {
             Signal::Owner(_) => None,
             Signal::Added(path, interfaces) => self.added(&path, interfaces),
             Signal::Removed(path, interfaces) => self.removed(&path, &interfaces),
-            Signal::Changed(path, interface, changed) => self.changed(&path, &interface, changed),
+            Signal::Changed(path, interface, changed)
+            | Signal::Invalidated(path, interface, changed) => {
+                self.changed(&path, &interface, changed)
+            }
             Signal::Lost { path, cause, counts: (buffers, imports, fences) } => self
                 .named(&path)
                 .map(|device| Event::Lost { device, cause, buffers, imports, fences }),
@@ -160,9 +163,11 @@ impl World {
             }
             Signal::Ended { path, outcome, message } => {
                 let outcome = zbus::zvariant::Str::from(outcome).into();
-                let message = zbus::zvariant::Str::from(message).into();
-                let changed =
-                    [("Outcome".to_owned(), outcome), ("Message".to_owned(), message)].into();
+                let mut changed = Properties::from([("Outcome".to_owned(), outcome)]);
+                if !message.is_empty() {
+                    let message = zbus::zvariant::Str::from(message).into();
+                    changed.insert("Message".to_owned(), message);
+                }
                 self.changed(&path, JOB, changed)
             }
         };

@@ -17,7 +17,8 @@ use super::changes::{Changes, changes};
 use super::eject::{Caller, EjectError};
 use super::inhibit::InhibitError;
 use super::served::ask_bus;
-use super::{Asks, BusFacts, CauseRequest, ConnectRequest, UsageRequest, eject, inhibit};
+use super::{Asks, BusFacts, CauseRequest, ConnectRequest, UsageRequest, eject, inhibit, sight};
+use crate::view::InhibitorView;
 
 /// The broker on the bus.
 #[derive(Clone)]
@@ -30,7 +31,7 @@ pub(super) struct Broker {
     pub(super) reports: String,
     /// Neutral buffers, and their bytes.
     pub(super) neutral: (u32, u64),
-    pub(super) inhibitors: Vec<inhibit::Row>,
+    pub(super) inhibitors: Vec<InhibitorView>,
 }
 
 /// What a call can fail with.
@@ -58,6 +59,7 @@ pub(super) fn changed(old: &Broker, new: &Broker) -> Changes {
         "Jobs": jobs,
         "NeutralBuffers": neutral_buffers,
         "NeutralBytes": neutral_bytes,
+    }, hidden old, new, {
         "Inhibitors": inhibitors,
     })
 }
@@ -89,9 +91,14 @@ impl Broker {
         self.neutral.1
     }
 
-    #[zbus(property)]
-    fn inhibitors(&self) -> Vec<inhibit::Row> {
-        self.inhibitors.clone()
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    async fn inhibitors(
+        &self,
+        #[zbus(header)] header: Option<Header<'_>>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Vec<inhibit::Row> {
+        let eyes = self.asks.viewers.eyes(bus, header.as_ref()).await;
+        inhibit::rows(&self.inhibitors, eyes)
     }
 
     #[zbus(property)]
@@ -216,8 +223,13 @@ impl Broker {
 
     /// All kept unplug reports as a JSON array, newest last.
     #[zbus(out_args("reports"))]
-    fn get_reports(&self) -> String {
-        self.reports.clone()
+    async fn get_reports(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> String {
+        let eyes = self.asks.viewers.eyes(bus, Some(&header)).await;
+        sight::reports(&self.reports, eyes)
     }
 
     /// A step of an unplug was done, or something else about one became known. It may come after

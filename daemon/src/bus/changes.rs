@@ -8,20 +8,35 @@ use zbus::names::InterfaceName;
 use zbus::object_server::{Interface, InterfaceRef};
 use zbus::zvariant::Value;
 
-/// New values by property name.
-pub(super) type Changes = HashMap<&'static str, Value<'static>>;
+/// What changed of an object.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// New values by property name.
+    pub(super) values: HashMap<&'static str, Value<'static>>,
+    /// Properties whose values not everybody may see.
+    pub(super) hidden: Vec<&'static str>,
+}
 
-/// The properties of which `$old` and `$new` give different values.
+/// The properties of which `$old` and `$new` give different values; those after `hidden` without the values.
 macro_rules! changes {
-    ($old:expr, $new:expr, { $($name:literal: $getter:ident,)* }) => {{
+    (
+        $old:expr, $new:expr, { $($name:literal: $getter:ident,)* }
+        $(, hidden $old_view:expr, $new_view:expr, { $($hidden:literal: $field:ident $(. $more:ident)*,)* })?
+    ) => {{
         let (old, new) = ($old, $new);
-        let mut changes = $crate::bus::changes::Changes::new();
+        let mut changes = $crate::bus::changes::Changes::default();
         $(
             let value = new.$getter();
             if old.$getter() != value {
-                changes.insert($name, value.into());
+                changes.values.insert($name, value.into());
             }
         )*
+        $($(
+            if $old_view.$field$(.$more)* != $new_view.$field$(.$more)* {
+                changes.hidden.push($hidden);
+            }
+        )*)?
+        _ = (old, new);
         changes
     }};
 }
@@ -47,9 +62,10 @@ pub(super) async fn tell<I: Interface>(
     object: &InterfaceRef<I>,
     changed: Changes,
 ) -> zbus::Result<()> {
-    if changed.is_empty() {
+    let Changes { values, hidden } = changed;
+    if values.is_empty() && hidden.is_empty() {
         return Ok(());
     }
     let name: InterfaceName<'_> = I::name();
-    Properties::properties_changed(object.signal_emitter(), name, changed, Cow::Borrowed(&[])).await
+    Properties::properties_changed(object.signal_emitter(), name, values, Cow::Owned(hidden)).await
 }

@@ -13,6 +13,7 @@ use super::changes::{Changes, changes, tell};
 use super::eject::{Caller, EjectError, eject, holders};
 use super::job::job_path;
 use super::rehearse::{RehearseError, rehearse};
+use super::sight;
 use crate::view::DeviceView;
 
 /// A GPU on the bus. zbus holds an object for as long as one of its methods runs, and `Rehearse` waits
@@ -57,6 +58,7 @@ fn changed(old: &Device, new: &Device) -> Changes {
         "ImplicitFences": implicit_fences,
         "Cause": cause,
         "Wedged": wedged,
+    }, hidden old.view(), new.view(), {
         "Report": report,
     })
 }
@@ -144,9 +146,14 @@ impl Device {
         self.view().wedged.clone()
     }
 
-    #[zbus(property)]
-    fn report(&self) -> String {
-        self.view().report.clone()
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    async fn report(
+        &self,
+        #[zbus(header)] header: Option<Header<'_>>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> String {
+        let eyes = self.asks.viewers.eyes(bus, header.as_ref()).await;
+        sight::reports(&self.view().report, eyes)
     }
 
     /// Makes the broker behave as if the device were lost.

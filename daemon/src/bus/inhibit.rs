@@ -14,6 +14,7 @@ use zbus::zvariant::{self, ObjectPath, OwnedObjectPath};
 
 use super::broker::BusError;
 use super::served::device_path;
+use super::sight::Eyes;
 use super::{Asks, ROOT};
 use crate::core::Credentials;
 use crate::view::InhibitorView;
@@ -127,15 +128,19 @@ pub(super) async fn inhibit(
     Ok(theirs.into())
 }
 
-/// All that are held, as the property shows them.
-pub(super) fn rows(inhibitors: &[InhibitorView]) -> Vec<Row> {
+/// All that are held, as the property shows them: of other users' that there is one, and of which device.
+pub(super) fn rows(inhibitors: &[InhibitorView], eyes: Eyes) -> Vec<Row> {
     let row = |held: &InhibitorView| {
         let device = held
             .device
             .map(device_path)
             .unwrap_or_else(|| ObjectPath::from_static_str_unchecked("/"));
-        let (mode, why, who) = (held.mode.name().to_owned(), held.why.clone(), held.who.clone());
-        (held.id.0, device.into(), mode, why, who, held.pid.unsigned_abs(), held.uid)
+        let mode = held.mode.name().to_owned();
+        if !eyes.see(held.uid) {
+            return (0, device.into(), mode, String::new(), String::new(), 0, held.uid);
+        }
+        let (why, who, pid) = (held.why.clone(), held.who.clone(), held.pid.unsigned_abs());
+        (held.id.0, device.into(), mode, why, who, pid, held.uid)
     };
     inhibitors.iter().map(row).collect()
 }

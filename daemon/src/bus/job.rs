@@ -10,6 +10,7 @@ use zbus::{Connection, interface};
 use super::changes::{Changes, changes, tell};
 use super::eject::{Caller, EjectError, cancel};
 use super::served::device_path;
+use super::sight::steps_alone;
 use super::{Asks, ROOT};
 use crate::view::JobView;
 
@@ -31,7 +32,7 @@ impl Job {
 
 /// Puts a new state in the place of a job's, and tells what changed, and once that it has ended.
 pub(super) async fn replace(object: &InterfaceRef<Job>, view: JobView) -> zbus::Result<()> {
-    let ended = view.outcome.map(|outcome| (outcome, view.message.clone()));
+    let ended = view.outcome;
     let (changes, had_ended) = {
         let job = object.get().await;
         let old = std::mem::replace(&mut *job.view(), view);
@@ -40,8 +41,9 @@ pub(super) async fn replace(object: &InterfaceRef<Job>, view: JobView) -> zbus::
     };
     tell(object, changes).await?;
     match ended {
-        Some((outcome, message)) if !had_ended => {
-            Job::ended(object.signal_emitter(), outcome.name(), &message).await
+        // Everybody hears it: who may know more asks for the message.
+        Some(outcome) if !had_ended => {
+            Job::ended(object.signal_emitter(), outcome.name(), "").await
         }
         _ => Ok(()),
     }
@@ -50,12 +52,24 @@ pub(super) async fn replace(object: &InterfaceRef<Job>, view: JobView) -> zbus::
 fn changed(old: &Job, new: &Job) -> Changes {
     changes!(old, new, {
         "Stage": stage,
-        "Message": message,
-        "Holders": holders,
         "DeadlineNs": deadline_ns,
         "Outcome": outcome,
+    }, hidden old.view(), new.view(), {
+        "Message": message,
+        "Holders": holders,
         "Steps": steps,
     })
+}
+
+/// What only its owner sees.
+pub(super) const HIDDEN: &[&str] = &["Message", "Holders", "Steps"];
+
+impl Job {
+    /// Whether the caller sees whom it is about.
+    async fn is_seen(&self, bus: &Connection, header: Option<&Header<'_>>) -> bool {
+        let owner = self.view().uid;
+        self.asks.viewers.eyes(bus, header).await.see(owner)
+    }
 }
 
 /// Where a job is.
@@ -95,14 +109,30 @@ impl Job {
         self.view().stage.name().to_owned()
     }
 
-    #[zbus(property)]
-    fn message(&self) -> String {
-        self.view().message.clone()
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    async fn message(
+        &self,
+        #[zbus(header)] header: Option<Header<'_>>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> String {
+        if self.is_seen(bus, header.as_ref()).await {
+            self.view().message.clone()
+        } else {
+            String::new()
+        }
     }
 
-    #[zbus(property)]
-    fn holders(&self) -> String {
-        self.view().holders.clone()
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    async fn holders(
+        &self,
+        #[zbus(header)] header: Option<Header<'_>>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> String {
+        if self.is_seen(bus, header.as_ref()).await {
+            self.view().holders.clone()
+        } else {
+            String::new()
+        }
     }
 
     #[zbus(property)]
@@ -115,9 +145,17 @@ impl Job {
         self.view().outcome.map_or("", |outcome| outcome.name()).to_owned()
     }
 
-    #[zbus(property)]
-    fn steps(&self) -> String {
-        self.view().steps.clone()
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    async fn steps(
+        &self,
+        #[zbus(header)] header: Option<Header<'_>>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> String {
+        if self.is_seen(bus, header.as_ref()).await {
+            self.view().steps.clone()
+        } else {
+            steps_alone(&self.view().steps)
+        }
     }
 
     /// Ends it before the kernel is asked to remove anything.

@@ -27,9 +27,11 @@ mod device;
 mod eject;
 mod inhibit;
 mod job;
+mod manager;
 mod polkit;
 mod rehearse;
 mod served;
+mod sight;
 mod state;
 mod stream;
 mod task;
@@ -114,6 +116,8 @@ pub struct Asks {
     usage: mpsc::UnboundedSender<UsageRequest>,
     /// The calls that may wait for polkit, and somebody's password.
     authorities: Arc<Semaphore>,
+    /// Who calls.
+    viewers: sight::Viewers,
 }
 
 impl Asks {
@@ -129,7 +133,18 @@ impl Asks {
         usage: mpsc::UnboundedSender<UsageRequest>,
     ) -> Self {
         let authorities = Arc::new(Semaphore::new(polkit::MOST));
-        Self { connects, causes, rehearsals, inhibits, ejects, activity, usage, authorities }
+        let viewers = sight::Viewers::default();
+        Self {
+            connects,
+            causes,
+            rehearsals,
+            inhibits,
+            ejects,
+            activity,
+            usage,
+            authorities,
+            viewers,
+        }
     }
 }
 

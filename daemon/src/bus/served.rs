@@ -4,18 +4,19 @@ use std::collections::BTreeMap;
 
 use dmashare_proto::{ClientId, DeviceId};
 use zbus::Connection;
-use zbus::fdo::{ObjectManager, RequestNameReply};
+use zbus::fdo::RequestNameReply;
 use zbus::object_server::{Interface, InterfaceRef};
 use zbus::zvariant::{ObjectPath, OwnedObjectPath};
 
 use super::broker::{self, Broker};
-use super::changes::replace;
+use super::changes::{Changes, replace, tell};
 use super::client::{self, Client};
 use super::device::{self, Device};
 use super::job::{self, Job, job_path};
+use super::manager::{Kind, Listed, Manager};
 use super::state::State;
-use super::{Asks, NAME, ROOT, inhibit};
-use crate::view::{BusUpdate, DeviceView, JobView};
+use super::{Asks, NAME, ROOT};
+use crate::view::{BusUpdate, ClientView, DeviceView, JobView};
 
 /// The objects on a connection.
 pub(super) struct Served {
@@ -25,6 +26,7 @@ pub(super) struct Served {
     devices: BTreeMap<DeviceId, InterfaceRef<Device>>,
     clients: BTreeMap<ClientId, InterfaceRef<Client>>,
     jobs: BTreeMap<u64, InterfaceRef<Job>>,
+    listed: Listed,
 }
 
 impl Served {
@@ -41,21 +43,23 @@ impl Served {
             let mut broker = broker.get_mut().await;
             broker.reports = state.reports.clone();
             broker.neutral = state.neutral;
-            broker.inhibitors = inhibit::rows(&state.inhibitors);
+            broker.inhibitors = state.inhibitors.clone();
         }
         let (devices, clients, jobs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut served = Self { connection, asks: asks.clone(), broker, devices, clients, jobs };
+        let (asks, listed) = (asks.clone(), Listed::default());
+        let mut served = Self { connection, asks, broker, devices, clients, jobs, listed };
         for view in state.devices.values() {
             served.add_device(view.clone()).await?;
         }
         for view in state.clients.values() {
-            served.add_client(view.id, Client(view.clone())).await?;
+            served.add_client(view.clone()).await?;
         }
         for view in state.jobs.values() {
             served.add_job(view.clone()).await?;
         }
         served.tell_lists().await?;
-        served.connection.object_server().at(root, ObjectManager).await?;
+        let manager = Manager(served.listed.clone());
+        served.connection.object_server().at(root, manager).await?;
         // No flags: zbus's default lets anyone who may own the name take it over.
         let reply = ask_bus(&served.connection, "RequestName", &(NAME, 0_u32)).await?;
         if reply.body().deserialize::<RequestNameReply>()? == RequestNameReply::InQueue {
@@ -81,7 +85,7 @@ impl Served {
             },
             BusUpdate::DeviceGone(id) => {
                 if self.devices.remove(&id).is_some() {
-                    self.remove::<Device>(device_path(id)).await?;
+                    self.remove::<Device>(Kind::Device, device_path(id)).await?;
                 }
                 self.tell_lists().await
             }
@@ -101,15 +105,18 @@ impl Served {
                 None => Ok(()),
             },
             BusUpdate::Client(view) => match self.clients.get(&view.id) {
-                Some(object) => replace(object, Client(view), client::changed).await,
+                Some(object) => {
+                    let client = Client { view, asks: self.asks.clone() };
+                    replace(object, client, client::changed).await
+                }
                 None => {
-                    self.add_client(view.id, Client(view)).await?;
+                    self.add_client(view).await?;
                     self.tell_lists().await
                 }
             },
             BusUpdate::ClientGone(id) => {
                 if self.clients.remove(&id).is_some() {
-                    self.remove::<Client>(client_path(id)).await?;
+                    self.remove::<Client>(Kind::Client, client_path(id)).await?;
                 }
                 self.tell_lists().await
             }
@@ -122,7 +129,7 @@ impl Served {
             },
             BusUpdate::JobGone(id) => {
                 if self.jobs.remove(&id).is_some() {
-                    self.remove::<Job>(job_path(id)).await?;
+                    self.remove::<Job>(Kind::Job, job_path(id)).await?;
                 }
                 self.tell_lists().await
             }
@@ -137,7 +144,7 @@ impl Served {
             }
             BusUpdate::Inhibitors(inhibitors) => {
                 let old = self.broker.get().await.clone();
-                let new = Broker { inhibitors: inhibit::rows(&inhibitors), ..old };
+                let new = Broker { inhibitors, ..old };
                 replace(&self.broker, new, broker::changed).await
             }
         }
@@ -150,15 +157,23 @@ impl Served {
     }
 
     async fn add_device(&mut self, view: DeviceView) -> zbus::Result<()> {
-        let id = view.id;
+        let (id, has_report) = (view.id, !view.report.is_empty());
         let device = Device::new(view, self.asks.clone());
         let object = serve(&self.connection, device_path(id), device).await?;
+        self.listed.add(Kind::Device, device_path(id));
+        if has_report {
+            hidden(&object, &["Report"]).await?;
+        }
         self.devices.insert(id, object);
         Ok(())
     }
 
-    async fn add_client(&mut self, id: ClientId, client: Client) -> zbus::Result<()> {
+    async fn add_client(&mut self, view: ClientView) -> zbus::Result<()> {
+        let id = view.id;
+        let client = Client { view, asks: self.asks.clone() };
         let object = serve(&self.connection, client_path(id), client).await?;
+        self.listed.add(Kind::Client, client_path(id));
+        hidden(&object, client::HIDDEN).await?;
         self.clients.insert(id, object);
         Ok(())
     }
@@ -167,11 +182,18 @@ impl Served {
         let id = view.id;
         let job = Job::new(view, self.asks.clone());
         let object = serve(&self.connection, job_path(id), job).await?;
+        self.listed.add(Kind::Job, job_path(id));
+        hidden(&object, job::HIDDEN).await?;
         self.jobs.insert(id, object);
         Ok(())
     }
 
-    async fn remove<I: Interface>(&self, path: ObjectPath<'static>) -> zbus::Result<()> {
+    async fn remove<I: Interface>(
+        &self,
+        kind: Kind,
+        path: ObjectPath<'static>,
+    ) -> zbus::Result<()> {
+        self.listed.remove(kind, &path);
         self.connection.object_server().remove::<I, _>(path).await.map(drop)
     }
 
@@ -205,6 +227,15 @@ where
 {
     let bus = "org.freedesktop.DBus";
     connection.call_method(Some(bus), "/org/freedesktop/DBus", Some(bus), method, body).await
+}
+
+/// Says that what came with an object was not all: who keeps properties asks for these, and is given what they
+/// may see.
+async fn hidden<I: Interface>(
+    object: &InterfaceRef<I>,
+    properties: &[&'static str],
+) -> zbus::Result<()> {
+    tell(object, Changes { hidden: properties.to_vec(), ..Changes::default() }).await
 }
 
 /// Puts an object onto the bus.

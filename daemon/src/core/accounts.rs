@@ -251,6 +251,11 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// Whose it is, and how much.
+    pub fn of(&self) -> (u32, u64) {
+        (self.account.uid, self.amount)
+    }
+
     /// Makes it another amount, whatever the limits.
     pub fn set(&mut self, amount: u64) {
         self.account.add(self.kind, amount);

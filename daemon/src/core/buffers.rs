@@ -20,14 +20,15 @@ pub(super) struct Buffer<F> {
     pub planes: Vec<CheckedPlane<F>>,
     pub imports: HashSet<ObjectId>,
     pub cpu_sync: bool,
-    pub _cost: Cost,
+    pub cost: Cost,
 }
 
 /// What a buffer costs until it is dropped.
 #[derive(Debug)]
 pub(super) enum Cost {
     Exported(#[allow(dead_code, reason = "it is held, not looked at")] (DeviceRef, Charge)),
-    Neutral(#[allow(dead_code, reason = "it is held, not looked at")] [Charge; 2]),
+    /// Its bytes, and its descriptor.
+    Neutral([Charge; 2]),
 }
 
 /// One client's use of a buffer. After a loss it stands for what the client still has to let go of.
@@ -50,7 +51,7 @@ impl<F> Buffer<F> {
         charges: [Charge; 2],
     ) -> Self {
         let (device, exporter, imports) = (None, Some(client), HashSet::new());
-        Self { device, exporter, layout, planes, imports, cpu_sync, _cost: Cost::Neutral(charges) }
+        Self { device, exporter, layout, planes, imports, cpu_sync, cost: Cost::Neutral(charges) }
     }
 }
 
@@ -91,7 +92,7 @@ impl<H: Handles> Broker<H> {
                 imports: HashSet::new(),
                 // Only simulated buffers are plain memory.
                 cpu_sync: self.backend != GuardKind::Simulated,
-                _cost: Cost::Exported((reference, descriptors)),
+                cost: Cost::Exported((reference, descriptors)),
             },
         );
         self.note(client, id, Owned::Buffer);
@@ -148,7 +149,7 @@ impl<H: Handles> Broker<H> {
             import,
             Import { device, buffer: object, client, inodes, _reference: reference },
         );
-        if let Some(buffer) = self.buffers.get_mut(&object) {
+        if let Some(buffer) = self.buffers.get_derived(&object) {
             buffer.imports.insert(import);
         }
         self.use_token(&token);
@@ -174,7 +175,7 @@ impl<H: Handles> Broker<H> {
         if let Some(device) = import.device {
             self.touch(device, |device| device.imports.remove(&id));
         }
-        if let Some(buffer) = self.buffers.get_mut(&import.buffer) {
+        if let Some(buffer) = self.buffers.get_derived(&import.buffer) {
             buffer.imports.remove(&id);
         }
         self.drop_unused_buffer(import.buffer);
@@ -184,7 +185,8 @@ impl<H: Handles> Broker<H> {
         let Some(buffer) = self.buffers.get(&id) else { return };
         if buffer.exporter.is_none() && buffer.imports.is_empty() {
             let device = buffer.device;
-            self.buffers.remove(&id);
+            let unused = self.buffers.remove(&id).into_iter().flat_map(|buffer| buffer.planes);
+            self.unused.extend(unused.map(|plane| plane.fd));
             self.tokens.drop_for(id);
             match device {
                 Some(device) => {

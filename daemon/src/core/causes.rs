@@ -1,10 +1,11 @@
 //! Why things ended, kept for a while after they are gone: a waiter that wakes late, or learns of an
 //! error by the kernel's poor word for it, can still ask.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use dmashare_proto::ObjectId;
 use dmashare_proto::message::{Cause, Direction, FenceState};
+use serde::{Deserialize, Serialize};
 
 use super::{Broker, Handles};
 
@@ -12,10 +13,10 @@ use super::{Broker, Handles};
 const KEPT: usize = 4096;
 
 /// An object (a fence, an import, a timeline), and 0 or the timeline's point.
-type Key = (ObjectId, u64);
+pub(super) type Key = (ObjectId, u64);
 
 /// Why something ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
     /// Why.
     pub cause: Cause,
@@ -23,8 +24,8 @@ pub struct Ended {
     pub at_ns: u64,
 }
 
-#[derive(Debug)]
-struct Entry {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
     uid: u32,
     /// It stands for the points above this one, up to its own.
     after: u64,
@@ -40,11 +41,20 @@ pub(super) struct Causes {
     ended: BTreeMap<Key, Entry>,
     /// Oldest first.
     of: HashMap<u32, VecDeque<Key>>,
+    /// What has come and gone since it was last kept.
+    touched: BTreeSet<Key>,
+    noted: bool,
 }
 
 impl Default for Causes {
     fn default() -> Self {
-        Self { most: KEPT, ended: BTreeMap::new(), of: HashMap::new() }
+        Self {
+            most: KEPT,
+            ended: BTreeMap::new(),
+            of: HashMap::new(),
+            touched: BTreeSet::new(),
+            noted: false,
+        }
     }
 }
 
@@ -60,8 +70,44 @@ impl Causes {
         if self.ended.len() == self.most {
             self.drop_one();
         }
-        self.ended.insert(key, Entry { uid, after, ended });
-        self.of.entry(uid).or_default().push_back(key);
+        self.put(key, Entry { uid, after, ended });
+        self.touch(key);
+    }
+
+    fn put(&mut self, key: Key, entry: Entry) {
+        self.of.entry(entry.uid).or_default().push_back(key);
+        self.ended.insert(key, entry);
+    }
+
+    fn touch(&mut self, key: Key) {
+        if self.noted {
+            self.touched.insert(key);
+        }
+    }
+
+    /// From here on changes are noted; all that is there is new.
+    pub fn keep(&mut self) {
+        self.noted = true;
+        self.touched = self.ended.keys().copied().collect();
+    }
+
+    /// Whether something is noted.
+    pub fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// What has come (or is `None` again).
+    pub fn take_touched(&mut self) -> impl Iterator<Item = (Key, Option<Entry>)> + '_ {
+        let touched = std::mem::take(&mut self.touched);
+        touched.into_iter().map(|key| (key, self.ended.get(&key).copied()))
+    }
+
+    /// Puts back what was kept.
+    pub fn put_back(&mut self, mut kept: Vec<(Key, Entry)>) {
+        kept.sort_by_key(|(key, entry)| (entry.ended.at_ns, *key));
+        for (key, entry) in kept {
+            self.put(key, entry);
+        }
     }
 
     fn drop_one(&mut self) {
@@ -70,6 +116,9 @@ impl Causes {
         };
         if let Some(key) = keys.pop_front() {
             self.ended.remove(&key);
+            if self.noted {
+                self.touched.insert(key);
+            }
         }
         if keys.is_empty() {
             self.of.remove(&uid);

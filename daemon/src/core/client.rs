@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use dmashare_proto::message::Declare;
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Reply, WireError};
+use serde::{Deserialize, Serialize};
 
 use super::accounts::{Account, Charge, Kind, cost};
 use super::rehearse::Epochs;
 use super::{Broker, Effects, Handles};
 
 /// Who a client is, as the kernel (or the bus daemon, for `Connect()`) says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Its process.
     pub pid: i32,
@@ -48,13 +49,21 @@ pub(super) struct Client {
     pub declared: Declare,
     pub objects: HashMap<ObjectId, Owned>,
     /// As many as there are in `objects`.
-    counted: Charge,
+    pub counted: Charge,
     pub account: Account,
-    _connection: [Charge; 2],
+    pub _connection: [Charge; 2],
     /// Unanswered `WaitPoint`s and `Allocate`s.
     pub waits: usize,
     /// Devices that it knows by other ids, since a loss was rehearsed for it alone.
     pub epochs: Epochs,
+}
+
+impl Client {
+    /// One of its objects, of a former life of the service's.
+    pub fn put_back(&mut self, object: ObjectId, what: Owned) {
+        self.objects.insert(object, what);
+        self.counted.set(self.objects.len() as u64);
+    }
 }
 
 impl<H: Handles> Broker<H> {
@@ -89,6 +98,7 @@ impl<H: Handles> Broker<H> {
             },
         );
         self.dirty_clients.insert(id);
+        self.notes.client(id);
         self.after(out);
         Ok(id)
     }
@@ -102,7 +112,23 @@ impl<H: Handles> Broker<H> {
         }
         self.tokens.drop_of(client);
         self.dirty_clients.insert(client);
+        self.notes.client(client);
         self.after(out);
+    }
+
+    /// Lets go of some of what a client has that is about to be disconnected; false if that was all. One
+    /// that has much would hold everyone else up if it were done at once.
+    pub fn let_go_of_some(&mut self, client: ClientId, most: usize, out: &mut Effects<H>) -> bool {
+        let Some(gone) = self.clients.get_mut(&client) else { return false };
+        let some: Vec<ObjectId> = gone.objects.keys().copied().take(most).collect();
+        for &object in &some {
+            let found = self.clients.get_mut(&client).and_then(|gone| gone.objects.remove(&object));
+            if let Some(what) = found {
+                self.let_go(client, object, what, out);
+            }
+        }
+        self.after(out);
+        some.len() == most
     }
 
     /// Whether a client has been welcomed.
@@ -162,6 +188,7 @@ impl<H: Handles> Broker<H> {
         if let Some(client) = self.clients.get_mut(&client) {
             client.declared = declare;
         }
+        self.notes.client(client);
         self.dirty_clients.insert(client);
         Reply::Done(())
     }
@@ -170,6 +197,10 @@ impl<H: Handles> Broker<H> {
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.insert(object, what);
             client.counted.set(client.objects.len() as u64);
+        }
+        // All else follows from the objects.
+        if matches!(what, Owned::Lost(_)) {
+            self.notes.client(client);
         }
         self.dirty_clients.insert(client);
     }
@@ -210,6 +241,9 @@ impl<H: Handles> Broker<H> {
         if let Some(client) = self.clients.get_mut(&client) {
             client.objects.remove(&object);
             client.counted.set(client.objects.len() as u64);
+        }
+        if matches!(what, Owned::Lost(_)) {
+            self.notes.client(client);
         }
         if matches!(what, Owned::Buffer | Owned::Fence | Owned::Timeline | Owned::Lost(_)) {
             self.tokens.drop_for(object);

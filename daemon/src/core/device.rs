@@ -93,6 +93,20 @@ impl Slots {
         Some((slot, *generation))
     }
 
+    #[cfg(test)]
+    pub fn generation(&self, slot: u32) -> u32 {
+        self.generations[slot as usize]
+    }
+
+    /// As they were in another life of the service: the generations are those on the state page.
+    pub fn put_back(&mut self, generation: impl Fn(u32) -> u32, used: &HashSet<u32>) {
+        self.generations = (0..SLOTS).map(generation).collect();
+        let free = (0..SLOTS).rev().filter(|slot| {
+            !used.contains(slot) && self.generations[*slot as usize] < Word::MAX_GENERATION
+        });
+        self.free = free.collect();
+    }
+
     fn give_back(&mut self, slot: u32) {
         // A slot whose generations are used up is retired: a kept word must never match again.
         if self.generations[slot as usize] < Word::MAX_GENERATION {
@@ -156,6 +170,7 @@ impl<H: Handles> Broker<H> {
             });
         }
         self.dirty_devices.insert(id);
+        self.notes.device(id);
         if is_new {
             let info = self.devices[&id].info(id);
             self.broadcast(&Event::DeviceAdded(info), out);
@@ -185,6 +200,7 @@ impl<H: Handles> Broker<H> {
             return;
         }
         self.dirty_devices.insert(id);
+        self.notes.device(id);
         out.push(Effect::Stand(id, Standing::Draining));
         self.broadcast(
             &Event::RemovalRequested(RemovalRequested { device: id, why: why.clone() }),
@@ -200,6 +216,7 @@ impl<H: Handles> Broker<H> {
             return;
         }
         self.dirty_devices.insert(id);
+        self.notes.device(id);
         out.push(Effect::Stand(id, Standing::Present));
         self.broadcast(&Event::DeviceStays(id), out);
     }
@@ -315,6 +332,7 @@ impl<H: Handles> Broker<H> {
             (device.lost.is_some() && device.gate.take_gone()).then_some(id)
         }) {
             let Some(device) = self.devices.remove(&id) else { return };
+            self.notes.device(id);
             if let Some(client) = device.only_for {
                 self.epoch_over(client, id, out);
                 continue;

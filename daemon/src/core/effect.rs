@@ -333,6 +333,9 @@ pub enum Effect<H: Handles> {
     ScanImplicit(DeviceId, Vec<(ObjectId, H::Fd)>),
     /// Close these.
     Close(Vec<H::Fd>),
+    /// Close these buffers, which nobody has any more. The last reference may be among them, and then it
+    /// takes as long as their exporter takes to end them.
+    Discard(Vec<H::Fd>),
     /// Note the time of a step in the device's report.
     Mark(DeviceId, Step),
     /// A client did not acknowledge in time: look what it holds, then apply the policy.

@@ -319,7 +319,7 @@ impl<H: Handles> Broker<H> {
     }
 }
 
-const fn pending_cost(guarded: bool) -> u64 {
+pub(super) const fn pending_cost(guarded: bool) -> u64 {
     if guarded { cost::GUARDED } else { cost::PASSED }
 }
 

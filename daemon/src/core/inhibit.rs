@@ -2,6 +2,7 @@
 
 use dmashare_proto::message::{Inhibit, InhibitMode, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
+use serde::{Deserialize, Serialize};
 
 use super::accounts::{Charge, Kind, cost};
 use super::{Broker, Credentials, Effects, Handles, Owned};
@@ -11,16 +12,16 @@ use crate::view::InhibitorView;
 const PER_UID: usize = 64;
 
 /// Who holds an inhibitor.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Holder {
     /// A client of the socket, as its object.
     Client(ClientId),
     /// A program on the bus, by a pipe.
-    Bus(Credentials, String, #[allow(dead_code, reason = "it is held")] Charge),
+    Bus(Credentials, String, #[serde(skip)] Option<Charge>),
 }
 
 /// One that is held.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Inhibitor {
     pub holder: Holder,
     device: Option<DeviceId>,
@@ -70,7 +71,7 @@ impl<H: Handles> Broker<H> {
         }
         let account = self.accounts.user(creds.uid);
         let pipe = account.charge(Kind::Descriptors, cost::BUS_INHIBITOR)?;
-        let id = self.hold(Holder::Bus(creds, who, pipe), Inhibit { device, ..inhibit });
+        let id = self.hold(Holder::Bus(creds, who, Some(pipe)), Inhibit { device, ..inhibit });
         self.after(out);
         Ok(id)
     }
@@ -83,6 +84,7 @@ impl<H: Handles> Broker<H> {
     pub(super) fn drop_inhibitor(&mut self, id: ObjectId) {
         if self.inhibitors.remove(&id).is_some() {
             self.inhibitors_dirty = true;
+            self.notes.inhibitor(id);
         }
     }
 
@@ -90,6 +92,7 @@ impl<H: Handles> Broker<H> {
         let Inhibit { device, mode, why } = inhibit;
         let id = self.ids.object();
         self.inhibitors.insert(id, Inhibitor { holder, device, mode, why });
+        self.notes.inhibitor(id);
         self.inhibitors_dirty = true;
         id
     }

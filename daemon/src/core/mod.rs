@@ -27,7 +27,10 @@ mod layout;
 mod model;
 mod neutral;
 mod points;
+mod records;
 mod rehearse;
+mod restore;
+mod table;
 mod timelines;
 mod tokens;
 mod unplug;
@@ -47,7 +50,9 @@ pub use effect::{
 pub use fences::ended;
 pub use ids::IdSource;
 pub use neutral::Allocation;
+pub use records::{Format, Kept, Record, RecordKind};
 pub use rehearse::{NotRehearsed, Rehearsed};
+pub use restore::{Records, Reline, Rewatch};
 pub use timelines::PointPlan;
 pub use unplug::Sweep;
 pub use wedged::Wedge;
@@ -57,6 +62,7 @@ use causes::Causes;
 use client::{Client, Owned};
 use device::Device;
 use fences::Fence;
+use table::Table;
 use timelines::Timeline;
 use tokens::Tokens;
 
@@ -96,12 +102,14 @@ pub struct Broker<H: Handles> {
     lost_nodes: HashMap<NodeId, DeviceId>,
     slots: device::Slots,
     clients: BTreeMap<ClientId, Client>,
-    buffers: HashMap<ObjectId, Buffer<H::Fd>>,
-    imports: HashMap<ObjectId, Import>,
-    fences: HashMap<ObjectId, Fence<H::Fd>>,
+    buffers: Table<ObjectId, Buffer<H::Fd>>,
+    /// Of buffers that nobody has any more since this event.
+    unused: Vec<H::Fd>,
+    imports: Table<ObjectId, Import>,
+    fences: Table<ObjectId, Fence<H::Fd>>,
     /// An importer's handle on a fence, and the fence.
     fence_imports: HashMap<ObjectId, ObjectId>,
-    timelines: HashMap<ObjectId, Timeline<H::Fd>>,
+    timelines: Table<ObjectId, Timeline<H::Fd>>,
     /// An importer's handle on a timeline, and the timeline.
     timeline_imports: HashMap<ObjectId, ObjectId>,
     /// Timelines of which a point has ended or a handle has gone in this event.
@@ -116,6 +124,7 @@ pub struct Broker<H: Handles> {
     reports_dirty: bool,
     neutral_dirty: bool,
     inhibitors_dirty: bool,
+    notes: records::Notes,
 }
 
 impl<H: Handles> Broker<H> {
@@ -139,11 +148,12 @@ impl<H: Handles> Broker<H> {
             lost_nodes: HashMap::new(),
             slots: device::Slots::default(),
             clients: BTreeMap::new(),
-            buffers: HashMap::new(),
-            imports: HashMap::new(),
-            fences: HashMap::new(),
+            buffers: Table::default(),
+            unused: Vec::new(),
+            imports: Table::default(),
+            fences: Table::default(),
             fence_imports: HashMap::new(),
-            timelines: HashMap::new(),
+            timelines: Table::default(),
             timeline_imports: HashMap::new(),
             moved: BTreeSet::new(),
             accounts,
@@ -156,6 +166,7 @@ impl<H: Handles> Broker<H> {
             reports_dirty: false,
             neutral_dirty: false,
             inhibitors_dirty: false,
+            notes: records::Notes::default(),
         }
     }
 
@@ -250,6 +261,7 @@ impl<H: Handles> Broker<H> {
             client.greeted = true;
             client.name = hello.name;
         }
+        self.notes.client(client);
         self.dirty_clients.insert(client);
         out.push(Effect::Send {
             client,
@@ -274,6 +286,9 @@ impl<H: Handles> Broker<H> {
         self.settle_timelines(out);
         self.check_acknowledged(out);
         self.finish_devices(out);
+        if !self.unused.is_empty() {
+            out.push(Effect::Discard(std::mem::take(&mut self.unused)));
+        }
     }
 
     fn broadcast(&self, event: &Event, out: &mut Effects<H>) {

@@ -19,6 +19,7 @@ use crate::view::Counts;
 
 mod neutral;
 mod rehearsals;
+mod restarts;
 
 /// A descriptor that counts itself.
 struct Counted(Rc<Cell<usize>>);
@@ -85,6 +86,8 @@ enum Op {
     InhibitByBus(usize, u8),
     /// An eject of a device begins, or is given up.
     Drain(usize, bool),
+    /// The service is killed and started.
+    Restart,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -124,6 +127,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (n.clone(), n.clone(), 0..4_u8).prop_map(|(a, b, c)| Op::Inhibit(a, b, c)),
         1 => (n.clone(), 0..4_u8).prop_map(|(a, b)| Op::InhibitByBus(a, b)),
         1 => (n.clone(), any::<bool>()).prop_map(|(a, b)| Op::Drain(a, b)),
+        1 => Just(Op::Restart),
     ]
 }
 
@@ -164,6 +168,7 @@ struct Model {
     held: Vec<ObjectId>,
     /// What devices have that are about to be ejected.
     draining: BTreeMap<DeviceId, Counts>,
+    keeper: restarts::Keeper,
 }
 
 impl Model {
@@ -180,6 +185,7 @@ impl Model {
         let page = Counted::new(&open);
         let mut broker = Broker::new(limits, IdSource::new(1), [7; 16], GuardKind::Simulated, page);
         broker.first_reservation();
+        broker.keep();
         Self {
             broker,
             now_ns: 1,
@@ -207,6 +213,7 @@ impl Model {
             allocations: Vec::new(),
             held: Vec::new(),
             draining: BTreeMap::new(),
+            keeper: restarts::Keeper::default(),
         }
     }
 
@@ -558,6 +565,7 @@ impl Model {
             pci: String::new(),
             parent_devpath: format!("/devices/{card}"),
             syspath: PathBuf::new(),
+            birth: 0,
             driver: "model".to_owned(),
             nodes: vec![NodeDesc {
                 id: Self::node(card),
@@ -732,6 +740,10 @@ impl Model {
             Op::Disconnect(n) => {
                 let Some(client) = Self::pick(&self.clients, n) else { return };
                 self.clients.retain(|other| *other != client);
+                // Some of what it has goes before it does.
+                let mut out = Vec::new();
+                self.broker.let_go_of_some(client, 2, &mut out);
+                self.carry_out(out);
                 let mut out = Vec::new();
                 self.broker.disconnect(client, &mut out);
                 self.carry_out(out);
@@ -963,6 +975,7 @@ impl Model {
             Op::Declare(n, m, survives) => self.declare(n, m, survives),
             Op::Inhibit(n, m, how) => self.inhibit(n, m, how),
             Op::InhibitByBus(n, how) => self.inhibit_by_bus(n, how),
+            Op::Restart => self.restart(),
             Op::Drain(n, begins) => {
                 let devices: Vec<_> =
                     self.gates.keys().copied().collect::<BTreeSet<_>>().into_iter().collect();
@@ -1163,6 +1176,7 @@ proptest! {
         let mut model = Model::new();
         for op in ops {
             model.apply(op);
+            model.keep();
             model.check();
         }
         // Everyone leaves, every card is pulled: nothing is left.
@@ -1186,6 +1200,7 @@ proptest! {
         prop_assert!(model.broker.timelines.is_empty());
         prop_assert!(model.broker.timeline_imports.is_empty());
         model.nothing_neutral_is_left();
+        model.nothing_is_kept();
         prop_assert_eq!(model.open.get(), 1);
     }
 }

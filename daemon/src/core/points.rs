@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use dmashare_proto::message::{FenceState, PointState};
+use serde::{Deserialize, Serialize};
 
 /// Ends that are kept. One covers all points since the end before it.
 const KEPT: usize = 256;
+/// The same, over a restart: a record of a timeline is written with each of its points.
+const KEPT_OVER: usize = 16;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Points {
     /// The last point that will come.
     promised: u64,
@@ -28,6 +31,27 @@ pub(super) struct Points {
 }
 
 impl Points {
+    /// What of it is kept over a restart: of how points ended, the last few.
+    pub fn kept(&self) -> Self {
+        let mut kept = self.clone();
+        while kept.kept.len() > KEPT_OVER
+            && let Some((to, _)) = kept.kept.pop_front()
+        {
+            kept.forgotten = to;
+        }
+        kept
+    }
+
+    /// The last point whose source was handed over, or that was signalled.
+    pub fn submitted(&self) -> u64 {
+        self.submitted
+    }
+
+    /// Points that are submitted and not over in their turn, and whether they have ended.
+    pub fn open(&self) -> impl Iterator<Item = (u64, bool)> + '_ {
+        self.open.iter().map(|(&point, state)| (point, state.is_some()))
+    }
+
     pub fn promised(&self) -> u64 {
         self.promised
     }

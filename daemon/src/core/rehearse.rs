@@ -20,6 +20,7 @@ use dmashare_proto::report::{Mark, RehearsedFor, Step, UnplugReport};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
 use super::activity::Made;
+use super::buffers::Import;
 use super::device::Device;
 use super::fences::Fence;
 use super::{Broker, Effect, Effects, Handles, Outgoing, Owned};
@@ -33,7 +34,7 @@ const REMEMBERED: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Epochs {
     /// The core's, and the client's. No client's id stands twice.
-    theirs: BTreeMap<DeviceId, DeviceId>,
+    pub theirs: BTreeMap<DeviceId, DeviceId>,
 }
 
 impl Epochs {
@@ -276,10 +277,12 @@ impl<H: Handles> Broker<H> {
         epoch: DeviceId,
         comes_as: DeviceId,
     ) -> DeviceId {
+        let of = client;
         let Some(client) = self.clients.get_mut(&client) else { return device };
         let theirs = &mut client.epochs.theirs;
         let lost = theirs.insert(device, comes_as).unwrap_or(device);
         theirs.insert(epoch, lost);
+        self.notes.client(of);
         // Of most nothing is left; those that an object or a late acknowledgement may name are kept.
         if theirs.len() > 2 * REMEMBERED {
             let named: HashSet<DeviceId> = (client.objects.values())
@@ -309,10 +312,11 @@ impl<H: Handles> Broker<H> {
         let gate = Arc::<Gate>::default();
         let mut moved = HashSet::new();
         let Some(from) = self.devices.get_mut(&device) else { return 0 };
-        for (&id, import) in &mut self.imports {
-            if import.client != client || import.device != Some(device) {
-                continue;
-            }
+        let is_it = |import: &Import| import.client == client && import.device == Some(device);
+        let imports = self.imports.iter().filter(|(_, import)| is_it(import));
+        let imports: Vec<ObjectId> = imports.map(|(&id, _)| id).collect();
+        for id in imports {
+            let Some(import) = self.imports.get_mut(&id) else { continue };
             let Ok(reference) = Gate::acquire(&gate, Kind::Import) else { continue };
             import.device = Some(epoch);
             import._reference = Some(reference);
@@ -339,6 +343,7 @@ impl<H: Handles> Broker<H> {
         };
         let imports: Vec<_> = lost.imports.iter().copied().collect();
         self.devices.insert(epoch, lost);
+        self.notes.device(epoch);
         let uid = self.uid_of(client);
         for &import in &imports {
             self.note_cause(import, 0, uid, Cause::Rehearsed, now_ns);
@@ -464,6 +469,7 @@ impl<H: Handles> Broker<H> {
                 pending.fd = Some(fd);
                 ended.guarded += 1;
                 ended.swapped.push((fence, ender));
+                self.fences.renew(fence);
             }
             _ if kind == GuardKind::Source => ended.passed += 1,
             // No guard could be made: better that this client waits on than that others lose theirs.

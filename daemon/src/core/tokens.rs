@@ -4,26 +4,28 @@
 //! near misses) and compared in constant time by `Token`'s own `Eq`. Whatever is wrong with one that
 //! was guessed, the answer is the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use dmashare_proto::limits::MAX_TOKEN_TTL_MS;
 use dmashare_proto::message::{Grant, Grantee, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
+use serde::{Deserialize, Serialize};
 
 use super::accounts::{Charge, Kind};
 use super::{Broker, Handles, Owned};
 
-#[derive(Debug)]
-struct Right {
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Right {
     object: ObjectId,
-    owner: ClientId,
+    pub owner: ClientId,
     to: Grantee,
     uses: u32,
     until_ns: u64,
     /// The device that it was lost with: its holder, and nobody else, is told so.
     lost: Option<DeviceId>,
     /// On its maker's account.
-    _charge: Charge,
+    #[serde(skip)]
+    pub charge: Option<Charge>,
 }
 
 #[derive(Debug, Default)]
@@ -31,12 +33,19 @@ pub(super) struct Tokens {
     rights: HashMap<Token, Right>,
     /// Tokens of an object, so that its end finds them.
     of: HashMap<ObjectId, Vec<Token>>,
+    /// Objects whose tokens have changed since they were last kept.
+    touched: HashSet<ObjectId>,
+    noted: bool,
 }
 
 impl Tokens {
     /// Drops an object's tokens.
     pub fn drop_for(&mut self, object: ObjectId) {
-        for token in self.of.remove(&object).unwrap_or_default() {
+        let tokens = self.of.remove(&object).unwrap_or_default();
+        if !tokens.is_empty() {
+            self.touch(object);
+        }
+        for token in tokens {
             self.rights.remove(&token);
         }
     }
@@ -54,6 +63,9 @@ impl Tokens {
                 right.lost = Some(device);
             }
         }
+        if self.of.contains_key(&object) {
+            self.touch(object);
+        }
     }
 
     /// Drops what has expired.
@@ -63,11 +75,48 @@ impl Tokens {
     }
 
     fn forget_dropped(&mut self) {
-        let rights = &self.rights;
-        self.of.retain(|_, tokens| {
+        let Self { rights, of, touched, noted } = self;
+        of.retain(|object, tokens| {
+            let before = tokens.len();
             tokens.retain(|token| rights.contains_key(token));
+            if *noted && tokens.len() < before {
+                touched.insert(*object);
+            }
             !tokens.is_empty()
         });
+    }
+
+    fn touch(&mut self, object: ObjectId) {
+        if self.noted {
+            self.touched.insert(object);
+        }
+    }
+
+    /// From here on changes are noted; all that is there is new.
+    pub fn note(&mut self) {
+        self.noted = true;
+        self.touched = self.of.keys().copied().collect();
+    }
+
+    /// Objects whose tokens have changed, and what they are now.
+    pub fn take_touched(&mut self) -> impl Iterator<Item = (ObjectId, Vec<(Token, &Right)>)> + '_ {
+        let touched = std::mem::take(&mut self.touched);
+        touched.into_iter().map(|object| {
+            let tokens = self.of.get(&object).into_iter().flatten();
+            let rights = tokens.filter_map(|token| Some((*token, self.rights.get(token)?)));
+            (object, rights.collect())
+        })
+    }
+
+    /// Whether something is noted.
+    pub fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    /// Puts back what was kept.
+    pub fn put_back(&mut self, object: ObjectId, rights: Vec<(Token, Right)>) {
+        self.of.insert(object, rights.iter().map(|(token, _)| *token).collect());
+        self.rights.extend(rights);
     }
 
     #[cfg(test)]
@@ -134,10 +183,11 @@ impl<H: Handles> Broker<H> {
                 uses: grant.uses,
                 until_ns: now_ns + u64::from(grant.ttl_ms) * 1_000_000,
                 lost: None,
-                _charge: charge,
+                charge: Some(charge),
             },
         );
         self.tokens.of.entry(grant.object).or_default().push(token);
+        self.tokens.touch(grant.object);
         Ok(Reply::Granted(token))
     }
 
@@ -171,10 +221,11 @@ impl<H: Handles> Broker<H> {
     pub(super) fn use_token(&mut self, token: &Token) {
         let Some(right) = self.tokens.rights.get_mut(token) else { return };
         right.uses -= 1;
-        if right.uses > 0 {
+        let (object, left) = (right.object, right.uses);
+        self.tokens.touch(object);
+        if left > 0 {
             return;
         }
-        let object = right.object;
         self.tokens.rights.remove(token);
         if let Some(tokens) = self.tokens.of.get_mut(&object) {
             tokens.retain(|other| other != token);

@@ -92,6 +92,7 @@ impl<H: Handles> Broker<H> {
         }
         self.keep_report(report);
         self.dirty_devices.insert(id);
+        self.notes.device(id);
         let at_ns = sweep.gate_ns;
         if let Some(view) = self.device_view(id).map(Box::new) {
             out.push(Effect::TellLost { view, cause: sweep.cause, at_ns, had: counts });
@@ -103,9 +104,12 @@ impl<H: Handles> Broker<H> {
     }
 
     pub(super) fn keep_report(&mut self, report: UnplugReport) {
-        if self.reports.len() == REPORTS {
-            self.reports.pop_front();
+        if self.reports.len() == REPORTS
+            && let Some(old) = self.reports.pop_front()
+        {
+            self.notes.report(old.epoch());
         }
+        self.notes.report(report.epoch());
         self.reports.push_back(report);
         self.reports_dirty = true;
     }
@@ -278,6 +282,7 @@ impl<H: Handles> Broker<H> {
             if device.imports.is_empty() {
                 device.acknowledged = true;
                 device.ack_deadline_ns = None;
+                self.notes.device(id);
                 out.push(Effect::Mark(id, Step::Acknowledged));
                 self.reports_dirty = true;
             }
@@ -297,6 +302,7 @@ impl<H: Handles> Broker<H> {
                 continue;
             }
             device.ack_deadline_ns = None;
+            self.notes.device(id);
             let mut late = BTreeMap::<ClientId, Vec<u64>>::new();
             for import in device.imports.iter().filter_map(|import| self.imports.get(import)) {
                 late.entry(import.client).or_default().extend(&import.inodes);
@@ -348,6 +354,7 @@ impl<H: Handles> Broker<H> {
     fn change_report(&mut self, id: DeviceId, change: impl FnOnce(&mut UnplugReport)) {
         if let Some(report) = self.reports.iter_mut().rev().find(|report| report.epoch() == id) {
             change(report);
+            self.notes.report(id);
             self.reports_dirty = true;
             self.dirty_devices.insert(id);
         }

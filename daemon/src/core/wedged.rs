@@ -64,6 +64,7 @@ impl<H: Handles> Broker<H> {
         };
         device.wedged.clone_from(&wedge.recovery);
         self.dirty_devices.insert(id);
+        self.notes.device(id);
         let mut of = HashMap::<ClientId, u32>::new();
         let mut ended = 0;
         for &fence in &wedge.fences {

@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 pub mod classify;
 #[cfg(feature = "simulate")]
 pub mod simulated;
@@ -13,11 +15,11 @@ pub mod udev_source;
 
 /// Identity of a DRM node as an open file of it shows it: `(major, minor)` of the character device;
 /// for a simulated node `(st_dev, st_ino)` of the file that stands for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(pub u64, pub u64);
 
 /// A DRM node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeDesc {
     /// Its identity.
     pub id: NodeId,
@@ -28,7 +30,7 @@ pub struct NodeDesc {
 }
 
 /// A GPU: all DRM nodes of one parent device.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceDesc {
     /// PCI address, else the parent's sysfs name (`vkms`).
     pub name: String,
@@ -38,6 +40,9 @@ pub struct DeviceDesc {
     pub parent_devpath: String,
     /// The same as a path in sysfs.
     pub syspath: PathBuf,
+    /// The inode of that folder; 0 if it is not known. A card that comes in the place of another one has
+    /// another.
+    pub birth: u64,
     /// The kernel driver.
     pub driver: String,
     /// Its DRM nodes, primary first.
@@ -46,6 +51,12 @@ pub struct DeviceDesc {
     pub removable: bool,
     /// How that is known, in words: `PCI device is marked removable`, `configuration`, …
     pub removable_reason: String,
+}
+
+/// Which folder of sysfs it is: one that is made again has another number (kernfs counts them).
+fn birth(folder: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(folder).map_or(0, |folder| folder.ino())
 }
 
 /// Tells of devices that are there and of those that come.

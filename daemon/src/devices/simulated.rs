@@ -138,6 +138,7 @@ impl SimulatedSource {
             pci: facts.pci,
             parent_devpath,
             syspath: folder.to_owned(),
+            birth: super::birth(folder),
             driver: facts.driver,
             nodes,
             removable,

@@ -91,6 +91,7 @@ fn describe(mut nodes: Vec<Device>, overrides: &[DeviceOverride]) -> Option<Devi
     Some(DeviceDesc {
         parent_devpath: devpath(&parent),
         syspath: parent.syspath().to_owned(),
+        birth: super::birth(parent.syspath()),
         nodes: nodes.iter().filter_map(node_desc).collect(),
         name: facts.name,
         pci: facts.pci,

@@ -1,14 +1,14 @@
 //! Guard fences: what this kernel offers to make them, found by trying.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use dmashare_proto::message::GuardKind;
 use dmashare_uapi::sw_sync;
-use dmashare_uapi::vgem::VgemGuard;
-use serde::Serialize;
+use dmashare_uapi::vgem::{Vgem, VgemGuard};
+use serde::{Deserialize, Serialize};
 
 use crate::config::Backend;
 
@@ -52,12 +52,50 @@ pub enum Ender {
     SwSync(sw_sync::Timeline),
     /// A fence on a buffer of the vgem pool.
     Vgem(VgemGuard),
+    /// The same, of another life of the service: the file, and the fence's number on it.
+    VgemKept(Vgem, u32),
     /// An eventfd.
     #[cfg(feature = "simulate")]
     Simulated(OwnedFd),
 }
 
+/// What an ender is kept by, beside its descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeptEnder {
+    /// A timeline of its own.
+    SwSync,
+    /// A vgem file, and the fence's number on it.
+    Vgem(u32),
+    /// An eventfd.
+    Simulated,
+}
+
 impl Ender {
+    /// What it can be made again of ([`Self::restore`]).
+    #[must_use]
+    pub fn kept(&self) -> (KeptEnder, BorrowedFd<'_>) {
+        match self {
+            Self::SwSync(timeline) => (KeptEnder::SwSync, timeline.as_fd()),
+            Self::Vgem(guard) => (KeptEnder::Vgem(guard.id()), guard.as_fd()),
+            Self::VgemKept(vgem, fence) => (KeptEnder::Vgem(*fence), vgem.as_fd()),
+            #[cfg(feature = "simulate")]
+            Self::Simulated(fence) => (KeptEnder::Simulated, fence.as_fd()),
+        }
+    }
+
+    /// An ender of another life of the service; `None` for one that this build knows nothing of.
+    #[must_use]
+    pub fn restore(kept: KeptEnder, fd: OwnedFd) -> Option<Self> {
+        match kept {
+            KeptEnder::SwSync => Some(Self::SwSync(sw_sync::Timeline::from_fd(fd))),
+            KeptEnder::Vgem(fence) => Some(Self::VgemKept(Vgem::from_fd(fd), fence)),
+            #[cfg(feature = "simulate")]
+            KeptEnder::Simulated => Some(Self::Simulated(fd)),
+            #[cfg(not(feature = "simulate"))]
+            KeptEnder::Simulated => None,
+        }
+    }
+
     /// Ends the guard.
     ///
     /// # Errors
@@ -72,6 +110,11 @@ impl Ender {
                 Ok(())
             }
             (Self::Vgem(guard), _) => guard.end().map(|_| ()),
+            (Self::VgemKept(vgem, fence), _) => match vgem.signal_fence(fence) {
+                // It was ended, and this life's former self had no time to say so.
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+                result => result.map(drop),
+            },
             #[cfg(feature = "simulate")]
             (Self::Simulated(fence), result) => simulated::end(&fence, result),
         }
@@ -129,8 +172,6 @@ pub fn choose(wanted: Backend, sw_sync: &Path) -> (Option<Box<dyn GuardBackend>>
 }
 
 fn try_out(backend: &dyn GuardBackend) -> io::Result<()> {
-    use std::os::fd::AsFd;
-
     use dmashare_uapi::sync_file::{Status, status};
 
     for result in [Ok(()), Err(libc::ENODEV)] {

@@ -14,9 +14,9 @@ use dmashare_uapi::sync_file::{self, FenceInfo, Status};
 use crate::devices::{DeviceDesc, NodeId};
 
 mod config_space;
-pub mod holds;
 #[cfg(feature = "simulate")]
 mod simulated;
+pub mod unit;
 
 /// The machine that the broker runs on.
 #[derive(Clone, Debug)]
@@ -151,6 +151,11 @@ impl Machine {
     /// Whether any DRM node of a device is still there.
     #[must_use]
     pub fn is_there(&self, desc: &DeviceDesc) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let born = std::fs::metadata(&desc.syspath).map(|folder| folder.ino());
+        if desc.birth != 0 && born.is_ok_and(|born| born != desc.birth) {
+            return false;
+        }
         match self {
             Self::Real => desc
                 .nodes

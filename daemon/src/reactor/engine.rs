@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
+use dmashare_proto::keeper::Key;
 use dmashare_proto::message::{Cause, FenceState};
 use dmashare_proto::{DeviceId, ObjectId};
 use dmashare_uapi::sync_file::Status;
@@ -22,7 +23,9 @@ use super::{Command, Lookout, Notice, OnPoint, Uevents, Watched, failed};
 use crate::clock::monotonic_ns;
 use crate::core::ended;
 use crate::guard::{Ender, GuardBackend};
+use crate::keeper::Keeper;
 use crate::kernel::Machine;
+use crate::shell::{ENDER, HANGUP};
 use crate::state_page::StatePage;
 
 /// Keys in epoll. Ids of fences stay far below: they are given out one by one.
@@ -48,6 +51,8 @@ pub(super) struct Engine {
     pub(super) next_point: u64,
     pub(super) implicit: HashMap<u64, (DeviceId, ObjectId, OwnedFd)>,
     pub(super) next_implicit: u64,
+    /// Has an end of every guard, and of every pipe that is to hang up.
+    pub(super) keeper: Option<Arc<Keeper>>,
 }
 
 impl Engine {
@@ -59,6 +64,7 @@ impl Engine {
         commands: Receiver<Command>,
         wake: Arc<EventFd>,
         notices: UnboundedSender<Notice>,
+        keeper: Option<Arc<Keeper>>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
@@ -83,6 +89,7 @@ impl Engine {
             next_point: LINES,
             implicit: HashMap::new(),
             next_implicit: IMPLICIT,
+            keeper,
         })
     }
 
@@ -144,6 +151,8 @@ impl Engine {
 
     fn carry_out(&mut self, command: Command) {
         match command {
+            // Who asked has gone only when the service ends.
+            Command::Turn(answer) => _ = answer.send(()),
             Command::AddDevice(id, watched) => self.add_device(id, watched),
             Command::ForgetDevice(id) => self.devices.forget(id),
             Command::Stand(id, standing) => self.stand(id, standing),
@@ -165,6 +174,9 @@ impl Engine {
                 }
             }
             Command::Adopt(timeline, line) => self.lines.adopt(timeline, line),
+            Command::Restored { timeline, submitted, ended_early } => {
+                self.lines.restored(timeline, submitted, &ended_early);
+            }
             Command::DropTimeline(timeline) => self.lines.forget(timeline),
             Command::WatchPoint(timeline, eventfd) => self.watch_point(timeline, eventfd),
             Command::ProbePoint { timeline, point, client, id } => {
@@ -235,6 +247,7 @@ impl Engine {
             if let Some(on) = pending.point {
                 self.lines.submit(on.timeline, on.point, fence, on.in_turn);
             }
+            self.let_go([fence]);
             end_guard(pending.ender, Err(cause.errno()));
             self.point_ended(pending.point);
             self.tell(Notice::Ended(fence, failed(cause, at_ns)));
@@ -246,6 +259,7 @@ impl Engine {
         if let Err((pending, error)) = self.table.add(&self.epoll, fence.0, fence, pending) {
             tracing::warn!(%fence, %error, "a fence cannot be watched; it ends with an error");
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            self.let_go([fence]);
             end_guard(pending.ender, Err(errno));
             self.point_ended(pending.point);
             self.tell(Notice::Ended(fence, failed(Cause::Exporter(errno), monotonic_ns())));
@@ -269,10 +283,27 @@ impl Engine {
             FenceState::Ok { .. } | FenceState::Pending => Ok(()),
             FenceState::Failed { cause, .. } => Err(cause.errno()),
         };
+        if result.is_err() {
+            self.let_go([fence]);
+        }
         end_guard(pending.ender, result);
         self.point_ended(pending.point);
         self.tell(Notice::Ended(fence, state));
         forget_source(&self.epoll, &pending.source);
+    }
+
+    /// These are about to fail, by the close of their last descriptor: the keeper has others.
+    pub(super) fn let_go(&self, fences: impl IntoIterator<Item = ObjectId>) {
+        if let Some(keeper) = &self.keeper {
+            keeper.let_go(fences.into_iter().map(|fence| Key(ENDER, fence.0, 0)));
+        }
+    }
+
+    /// The same of timelines that are about to hang up.
+    pub(super) fn let_go_of_lines(&self, timelines: impl IntoIterator<Item = ObjectId>) {
+        if let Some(keeper) = &self.keeper {
+            keeper.let_go(timelines.into_iter().map(|timeline| Key(HANGUP, timeline.0, 0)));
+        }
     }
 
     fn implicit_ended(&mut self, key: u64) {
@@ -307,6 +338,11 @@ impl Engine {
     }
 
     fn end_everything(&mut self) -> usize {
+        if let Some(keeper) = &self.keeper
+            && let Err(error) = keeper.forget()
+        {
+            tracing::error!(%error, "the keeper does not let go: guards end when it ends");
+        }
         let mut guards = 0;
         for pending in self.table.take_everything() {
             if let Some(ender) = pending.ender {

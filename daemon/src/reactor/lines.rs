@@ -57,6 +57,21 @@ impl Lines {
         );
     }
 
+    /// How far a timeline of another life's had come.
+    pub fn restored(&mut self, timeline: ObjectId, submitted: u64, ended_early: &[u64]) {
+        let Some(known) = self.known.get_mut(&timeline) else { return };
+        known.submitted = known.submitted.max(submitted);
+        for &point in ended_early {
+            known.in_turn.insert(point, true);
+        }
+    }
+
+    /// The timelines of a device.
+    pub fn of(&self, device: DeviceId) -> Vec<ObjectId> {
+        let known = self.known.iter().filter(|(_, known)| known.device == device);
+        known.map(|(&timeline, _)| timeline).collect()
+    }
+
     pub fn forget(&mut self, timeline: ObjectId) {
         self.known.remove(&timeline);
     }

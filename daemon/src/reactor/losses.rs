@@ -123,6 +123,7 @@ impl Engine {
         if !wedge.has_recovered {
             taken = self.table.take_guarded_of(id);
         }
+        self.let_go(taken.iter().map(|(fence, _)| *fence));
         for (fence, pending) in &mut taken {
             end_guard(pending.ender.take(), Err(Cause::Wedged.errno()));
             wedge.fences.push(*fence);
@@ -186,6 +187,8 @@ impl Engine {
         self.state_page.publish(known.watched.slot, id, word);
         let gate_ns = monotonic_ns();
         let mut swept = self.table.take_all_of(id);
+        self.let_go(swept.iter().map(|(fence, _)| *fence));
+        self.let_go_of_lines(self.lines.of(id));
         let mut guards = 0;
         for (_, pending) in &mut swept {
             if let Some(ender) = pending.ender.take() {
@@ -214,6 +217,8 @@ impl Engine {
         guards: Vec<(ObjectId, Ender)>,
     ) {
         let errno = Cause::Rehearsed.errno();
+        self.let_go(fences.iter().copied());
+        self.let_go_of_lines(timelines.iter().copied());
         let taken: Vec<Pending> = fences.iter().filter_map(|&it| self.table.take(it)).collect();
         let mut sources = Vec::with_capacity(taken.len());
         for Pending { source, ender, point, .. } in taken {
@@ -237,6 +242,7 @@ impl Engine {
     pub(super) fn lose_late(&mut self, timeline: ObjectId) {
         let Some(device) = self.lines.device(timeline) else { return };
         if self.devices.known.get(&device).is_none_or(|known| known.lost.is_some()) {
+            self.let_go_of_lines([timeline]);
             self.lines.lose_one(timeline);
         }
     }

@@ -21,6 +21,7 @@ use crate::core::{Standing, Sweep, Wedge};
 use crate::devices::DeviceDesc;
 use crate::gate::Gate;
 use crate::guard::{Ender, GuardBackend};
+use crate::keeper::Keeper;
 use crate::kernel::Machine;
 use crate::state_page::StatePage;
 use crate::timeline::{Line, NewLine};
@@ -50,6 +51,8 @@ pub struct Watched {
 
 /// What the main thread asks for. Commands are carried out in their order.
 pub enum Command {
+    /// Answer: it has turned. For the service manager's watchdog.
+    Turn(tokio::sync::oneshot::Sender<()>),
     /// Watch a device's removal (again, when it has got another node).
     AddDevice(DeviceId, Watched),
     /// A device is gone.
@@ -79,6 +82,15 @@ pub enum Command {
     EndPromises(ObjectId, i32),
     /// A timeline is on another keeper.
     Adopt(ObjectId, Arc<Line>),
+    /// A timeline that was added is another life's: this is how far it had come.
+    Restored {
+        /// The timeline.
+        timeline: ObjectId,
+        /// The last point whose source was handed over.
+        submitted: u64,
+        /// Points that have ended, and wait for their turn.
+        ended_early: Vec<u64>,
+    },
     /// Nobody has a timeline any more.
     DropTimeline(ObjectId),
     /// Tell by [`Notice::LineSignalled`] when the eventfd is written to.
@@ -220,6 +232,7 @@ impl Reactor {
         state_page: Arc<StatePage>,
         backend: Option<Arc<dyn GuardBackend>>,
         notices: UnboundedSender<Notice>,
+        keeper: Option<Arc<Keeper>>,
     ) -> io::Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (commands, receiver) = mpsc::channel();
@@ -231,6 +244,7 @@ impl Reactor {
             receiver,
             Arc::clone(&wake),
             notices.clone(),
+            keeper,
         )?;
         let thread = std::thread::Builder::new().name("fences".to_owned()).spawn(move || {
             let result = engine.run();

@@ -146,6 +146,7 @@ mod tests {
             pci: "0000:01:00.0".to_owned(),
             parent_devpath: "/devices/pci0/0000:01:00.0".to_owned(),
             syspath: PathBuf::new(),
+            birth: 0,
             driver: "virtio_gpu".to_owned(),
             nodes: vec![NodeDesc {
                 id: NodeId(226, 1),

@@ -4,10 +4,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use dmashare_proto::WireError;
+use dmashare_proto::{ErrorCode, WireError};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Shared;
+use super::beside::beside;
 use crate::core::{Allocation, CheckedPlane};
 use crate::heap::{Heaps, Made};
 
@@ -20,9 +21,9 @@ pub(super) async fn make(
     while let Some(allocation) = wanted.recv().await {
         let size = allocation.size;
         let heaps = Arc::clone(&heaps);
-        let made = tokio::task::spawn_blocking(move || heaps.alloc(size)).await;
+        let made = beside("heap", move || heaps.alloc(size)).await;
         let made = made.unwrap_or_else(|error| {
-            Err(WireError::new(dmashare_proto::ErrorCode::INTERNAL, format!("it failed: {error}")))
+            Err(WireError::new(ErrorCode::INTERNAL, format!("it failed: {error}")).errno(&error))
         });
         let mut shell = shell.borrow_mut();
         let made = made.and_then(|made| shell.looked_at(made));

@@ -6,18 +6,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dmashare_proto::codec::{decode_header, decode_request};
-use dmashare_proto::transport::{Buffer, Got};
+use dmashare_proto::transport::{Buffer, Got, skip};
 use dmashare_proto::{ClientId, ErrorCode, Reply, Request, WireError};
 use tokio::io::unix::AsyncFd;
 
 use super::discard::Lane;
-use super::outbox::{Flushed, Outbox};
+use super::journal::Asked;
+use super::outbox::{Flushed, Handled, Outbox};
 use super::{Shared, intake, poll};
 use crate::clock::monotonic_ns;
 use crate::core::{Credentials, Outgoing};
 
 /// Requests that one client may have answered before the others get their turn.
-const TURN: usize = 32;
+const TURN: usize = 8;
+
+/// Objects of a client that has left, of which the broker lets go before the others get their turn.
+const AT_ONCE: usize = 64;
 
 /// Who is at the other end.
 pub(super) struct Peer {
@@ -31,34 +35,27 @@ pub(super) struct Peer {
 pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<()> {
     nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
     let socket = Arc::new(socket);
-    let unit = crate::kernel::holds::unit_of(peer.pid);
+    let unit = crate::kernel::unit::unit_of(peer.pid);
     let creds = Credentials { pid: peer.pid, uid: peer.uid, unit };
     let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
     // Registered before the client is in the tables, so that an error leaves nothing there.
-    let socket = poll::register(socket)?;
+    let socket = poll::register(socket).inspect_err(|error| {
+        let text = format!("this connection cannot be served: {error}");
+        let error = WireError::new(ErrorCode::INTERNAL, text).errno(error);
+        outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), 1);
+    })?;
     let mut this = shell.borrow_mut();
     let lane = this.lanes.lane(peer.uid);
     let taken = lane.and_then(|lane| {
-        this.event(|broker, out| broker.connect(creds, out)).map(|client| (client, lane))
+        this.journal.arriving = Some(Arc::clone(socket.get_ref()));
+        let client = this.event(|broker, out| broker.connect(creds, out));
+        this.journal.arriving = None;
+        client.map(|client| (client, lane))
     });
     match taken {
         Ok((client, lane)) => {
-            if let Some(account) = this.broker.account(client) {
-                outbox.charge_to(account.clone());
-                lane.charge_to(account.clone());
-            }
-            this.connections.insert(client, Rc::clone(&outbox));
             drop(this);
-            let shared = Rc::clone(shell);
-            tokio::task::spawn_local(async move {
-                serve(&shared, client, &socket, &outbox, &lane).await;
-                let mut shell = shared.borrow_mut();
-                shell.connections.remove(&client);
-                shell.event(|broker, out| broker.disconnect(client, out));
-                drop(shell);
-                // A stop does not wait for it: it has no hold on the shell.
-                tokio::task::spawn_local(async move { outbox.linger().await });
-            });
+            begin(shell, client, socket, outbox, lane);
         }
         Err(error) => {
             tracing::warn!(pid = peer.pid, uid = peer.uid, %error, "a connection is refused");
@@ -66,6 +63,53 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
         }
     }
     Ok(())
+}
+
+/// A connection of a former life's goes on: what that may have said is said, and it is served.
+pub(super) fn go_on(
+    shell: &Shared,
+    client: ClientId,
+    socket: OwnedFd,
+    peer: Peer,
+    (handled, open, words): (Option<Handled>, Vec<u64>, Vec<Vec<u8>>),
+) -> io::Result<()> {
+    let socket = Arc::new(socket);
+    let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
+    outbox.go_on(handled, open);
+    let socket = poll::register(socket)?;
+    let lane = shell.borrow_mut().lanes.lane(peer.uid).map_err(io::Error::other)?;
+    for bytes in words {
+        outbox.put(bytes, Vec::new(), usize::MAX);
+    }
+    begin(shell, client, socket, outbox, lane);
+    Ok(())
+}
+
+fn begin(
+    shell: &Shared,
+    client: ClientId,
+    socket: AsyncFd<Arc<OwnedFd>>,
+    outbox: Rc<Outbox>,
+    lane: Lane,
+) {
+    let mut this = shell.borrow_mut();
+    if let Some(account) = this.broker.account(client) {
+        outbox.charge_to(account.clone());
+        lane.charge_to(account.clone());
+    }
+    this.connections.insert(client, Rc::clone(&outbox));
+    drop(this);
+    let shell = Rc::clone(shell);
+    tokio::task::spawn_local(async move {
+        serve(&shell, client, &socket, &outbox, &lane).await;
+        shell.borrow_mut().connections.remove(&client);
+        while shell.borrow_mut().event(|it, out| it.let_go_of_some(client, AT_ONCE, out)) {
+            tokio::task::yield_now().await;
+        }
+        shell.borrow_mut().event(|broker, out| broker.disconnect(client, out));
+        // A stop does not wait for it: it has no hold on the shell.
+        tokio::task::spawn_local(async move { outbox.linger().await });
+    });
 }
 
 async fn serve(
@@ -131,10 +175,25 @@ fn read_some(
         if outbox.is_over() || outbox.is_closing() {
             return if outbox.is_over() { Reading::Over } else { Reading::Dry };
         }
-        let received = buffer.receive_into(socket, &mut fds);
+        // Where a restart is to lose nothing, a request stays in the socket until it is answered.
+        let keeps = shell.borrow().journal.keeps();
+        let received = if keeps {
+            buffer.peek_into(socket, &mut fds)
+        } else {
+            buffer.receive_into(socket, &mut fds)
+        };
         match received {
             Ok(Got::Datagram(len)) => {
-                shell.borrow_mut().datagram(client, buffer.bytes(len), &mut fds);
+                let bytes = buffer.bytes(len);
+                let mut this = shell.borrow_mut();
+                if !outbox.is_handled(bytes, this.queue_messages) {
+                    this.datagram(client, bytes, &mut fds);
+                }
+                drop(this);
+                if keeps && let Err(error) = skip(socket) {
+                    tracing::debug!(%client, %error, "a connection failed");
+                    return Reading::Over;
+                }
             }
             Ok(Got::Closed) => return Reading::Over,
             Ok(Got::Truncated) => {
@@ -191,6 +250,10 @@ impl super::Shell {
         match intake::check(self, client, request, fds) {
             Ok(checked) => {
                 let now_ns = monotonic_ns();
+                if self.journal.keeps() {
+                    let (id, bytes) = (header.id, bytes.to_vec());
+                    self.journal.asked = Some(Asked { client, id, bytes });
+                }
                 self.event(|broker, out| broker.request(now_ns, client, header.id, checked, out));
             }
             Err(error) => {
@@ -200,6 +263,11 @@ impl super::Shell {
                 }
             }
         }
+    }
+
+    /// A request of a former life's, which has no descriptors.
+    pub(super) fn ask_again(&mut self, client: ClientId, bytes: &[u8]) {
+        self.datagram(client, bytes, &mut Vec::new());
     }
 
     pub(super) fn reply(&self, client: ClientId, id: u64, reply: Reply) {

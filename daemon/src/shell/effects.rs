@@ -117,6 +117,7 @@ impl Shell {
             Effect::Publish { slot, device, word } => self.state_page.publish(slot, device, word),
             Effect::ScanImplicit(device, buffers) => self.scan_implicit(device, buffers),
             Effect::Close(fds) => drop(fds),
+            Effect::Discard(fds) => self.unused.discard(fds),
             Effect::Mark(device, step) => self.mark(device, step),
             Effect::Overdue { device, client, inodes, on_loss } => {
                 if let Some(outbox) = self.connections.get(&client) {

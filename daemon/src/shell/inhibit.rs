@@ -25,14 +25,32 @@ pub(super) async fn take(shell: Shared, mut requests: UnboundedReceiver<InhibitR
                 continue;
             }
         };
-        let taken =
-            shell.borrow_mut().event(|broker, out| broker.inhibit_by_bus(creds, who, inhibit, out));
+        let taken = {
+            let mut shell = shell.borrow_mut();
+            shell.journal.arriving = Some(Arc::clone(pipe.get_ref()));
+            let taken = shell.event(|broker, out| broker.inhibit_by_bus(creds, who, inhibit, out));
+            shell.journal.arriving = None;
+            taken
+        };
         let id = taken.as_ref().ok().copied();
         if answer.send(taken.map(drop)).is_err() {
             tracing::debug!("who asked for an inhibitor is gone");
         }
         if let Some(id) = id {
             tokio::task::spawn_local(until_released(Rc::downgrade(&shell), id, pipe));
+        }
+    }
+}
+
+/// Another life of the service has taken it in.
+pub(super) fn go_on(shell: &Shared, id: ObjectId, pipe: OwnedFd) {
+    match poll::register(Arc::new(pipe)) {
+        Ok(pipe) => {
+            tokio::task::spawn_local(until_released(Rc::downgrade(shell), id, pipe));
+        }
+        Err(error) => {
+            tracing::error!(%id, %error, "an inhibitor cannot be watched; it is released");
+            shell.borrow_mut().event(|broker, _| broker.inhibitor_released(id));
         }
     }
 }

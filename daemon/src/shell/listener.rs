@@ -1,18 +1,20 @@
 //! The listening socket: systemd's, or one of our own.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dmashare_proto::codec::encode;
+use dmashare_proto::transport::send;
+use dmashare_proto::{ErrorCode, Reply, WireError};
 use dmashare_uapi::pidfd;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
 };
-use std::os::fd::AsFd;
 
 use super::connection::{Peer, accept};
 use super::{Shared, poll};
@@ -20,20 +22,42 @@ use super::{Shared, poll};
 /// How long no connection is taken when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The socket that systemd passed, if it passed one.
-pub(super) fn inherited() -> io::Result<Option<OwnedFd>> {
+/// The name of the connection to the keeper in systemd's store of descriptors.
+pub(super) const KEEPER: &str = "keeper";
+
+/// What systemd passed.
+#[derive(Debug, Default)]
+pub(super) struct Inherited {
+    /// The clients' socket.
+    pub socket: Option<OwnedFd>,
+    /// A former life's connection to the keeper.
+    pub keeper: Option<OwnedFd>,
+}
+
+/// The descriptors that systemd passed, by their names (sd_listen_fds(3)).
+pub(super) fn inherited() -> io::Result<Inherited> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let is_keeper: Vec<bool> = names.split(':').map(|name| name == KEEPER).collect();
     let mut passed = listenfd::ListenFd::from_env();
-    let fd = passed.take_raw_fd(0)?;
-    // SAFETY: systemd passed it to this process (LISTEN_PID was checked), and it was taken out of
-    // the list just now, so nobody else owns it.
-    let fd = fd.map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
-    if let Some(fd) = &fd {
+    let mut inherited = Inherited::default();
+    for i in 0..passed.len() {
+        let Some(raw) = passed.take_raw_fd(i)? else { continue };
+        // SAFETY: systemd passed it to this process (LISTEN_PID was checked), and it was taken out of
+        // the list just now, so nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         let flags = nix::fcntl::FdFlag::FD_CLOEXEC;
-        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(flags))?;
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(flags))?;
         let flags = nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+        let place = match is_keeper.get(i) {
+            Some(true) => &mut inherited.keeper,
+            _ => &mut inherited.socket,
+        };
+        if place.is_none() {
+            *place = Some(fd);
+        }
     }
-    Ok(fd)
+    Ok(inherited)
 }
 
 /// Binds `path`. A socket that a former run has left is replaced; one that somebody listens on is
@@ -69,13 +93,16 @@ pub(super) async fn serve(shell: Shared, socket: OwnedFd) -> io::Result<()> {
             Ok(raw) => take_in(&shell, unsafe { OwnedFd::from_raw_fd(raw) }),
             Err(Errno::EAGAIN) => ready.clear_ready(),
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
-            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
-                // The connection stays in the backlog. There is no event for "a descriptor is free",
-                // so this is tried again while the shortage lasts.
+            Err(errno @ (Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP)) => {
+                return Err(errno.into());
+            }
+            Err(errno) => {
+                // Too few descriptors or too little memory, or a security module that refuses this one
+                // (EPERM, EACCES). The connection may stay in the backlog, and there is no event for "a
+                // descriptor is free", so this is tried again while the shortage lasts.
                 tracing::error!(%errno, "no connection can be taken");
                 tokio::time::sleep(PAUSE).await;
             }
-            Err(errno) => return Err(errno.into()),
         }
     }
 }
@@ -85,10 +112,20 @@ fn take_in(shell: &Shared, socket: OwnedFd) {
         Ok(peer) => Peer { pid: peer.pid, uid: peer.uid, pidfd: peer.pidfd },
         Err(error) => {
             tracing::warn!(%error, "a peer whose credentials cannot be had");
-            return;
+            return refuse(socket.as_fd(), "who you are cannot be found out", &error);
         }
     };
     if let Err(error) = accept(&Rc::clone(shell), socket, peer) {
         tracing::error!(%error, "a connection could not be served");
+    }
+}
+
+/// Says why before it is closed; one that does not take it has gone.
+fn refuse(socket: BorrowedFd<'_>, what: &str, error: &io::Error) {
+    let error = WireError::new(ErrorCode::INTERNAL, format!("{what}: {error}")).errno(error);
+    if let Ok(bytes) = encode(&Reply::Error(error), 0, 0)
+        && let Err(error) = send(socket, &bytes, &[])
+    {
+        tracing::debug!(%error, "a peer that was refused was not told why");
     }
 }

@@ -27,14 +27,18 @@ use crate::view::BusUpdate;
 
 mod allocations;
 mod arrivals;
+mod beside;
 mod connection;
 mod descriptors;
 mod discard;
 mod effects;
 mod eject;
+mod former;
 mod id_file;
 mod inhibit;
 mod intake;
+mod journal;
+mod keeping;
 mod listener;
 mod notices;
 mod outbox;
@@ -44,7 +48,9 @@ mod rehearse;
 pub mod start;
 mod tasks;
 mod timelines;
+mod watchdog;
 
+pub use journal::{ENDER, HANGUP};
 use outbox::Outbox;
 
 /// The core's handles on this machine.
@@ -69,6 +75,7 @@ pub struct Shell {
     state_page: Arc<StatePage>,
     connections: HashMap<ClientId, Rc<Outbox>>,
     lanes: discard::Lanes,
+    unused: discard::Unused,
     timelines: timelines::Timelines,
     bus: UnboundedSender<BusUpdate>,
     id_file: id_file::IdFile,
@@ -83,6 +90,7 @@ pub struct Shell {
     /// Neutral buffers to be made, for the task that makes them.
     allocations: UnboundedSender<Allocation>,
     ejects: eject::Ejects,
+    journal: journal::Journal,
     socket: PathBuf,
 }
 
@@ -95,6 +103,7 @@ impl Shell {
         let deadline = self.broker.next_deadline_ns();
         let mut effects = Vec::new();
         let result = event(&mut self.broker, &mut effects);
+        self.keep(&effects);
         self.carry_out(effects);
         if self.broker.next_deadline_ns() != deadline {
             self.deadline_changed.notify_one();

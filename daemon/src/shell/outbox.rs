@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dmashare_proto::Reply;
-use dmashare_proto::codec::encode;
+use dmashare_proto::codec::{decode_header, encode};
 use dmashare_proto::transport::send;
 use dmashare_uapi::unix_socket::unreceived;
 use nix::sys::socket::{Shutdown, shutdown};
@@ -67,6 +67,13 @@ pub(super) enum Flushed {
     InFlight,
 }
 
+/// An answer that a former life of the service had decided on, and may have given.
+pub(super) struct Handled {
+    pub id: u64,
+    pub bytes: Vec<u8>,
+    pub fds: Vec<Arc<OwnedFd>>,
+}
+
 /// What waits to be sent to one client, and the way to send it.
 pub(super) struct Outbox {
     socket: Arc<OwnedFd>,
@@ -80,6 +87,8 @@ pub(super) struct Outbox {
     closing: Cell<bool>,
     /// To be closed at once: it did not read, or its process is met by the policy.
     broken: Cell<bool>,
+    /// Until the first request that comes: it may have been handled in a former life, or is open.
+    former: RefCell<Option<(Option<Handled>, Vec<u64>)>>,
     pub pid: i32,
     pub pidfd: Option<OwnedFd>,
 }
@@ -97,8 +106,28 @@ impl Outbox {
             send,
             closing: Cell::new(false),
             broken: Cell::new(false),
+            former: RefCell::default(),
             pid,
             pidfd,
+        }
+    }
+
+    /// A former life of the service has handled a request, and left others open.
+    pub fn go_on(&self, handled: Option<Handled>, open: Vec<u64>) {
+        self.former.replace(Some((handled, open)));
+    }
+
+    /// Whether a former life has taken care of a request: then it is answered, again perhaps, or is
+    /// going to be.
+    pub fn is_handled(&self, request: &[u8], most: usize) -> bool {
+        let Some((handled, open)) = self.former.borrow_mut().take() else { return false };
+        let Ok(header) = decode_header(request) else { return false };
+        match handled {
+            Some(handled) if handled.id == header.id => {
+                self.put(handled.bytes, handled.fds, most);
+                true
+            }
+            _ => open.contains(&header.id),
         }
     }
 
@@ -132,7 +161,7 @@ impl Outbox {
         self.put(bytes, fds, most);
     }
 
-    fn put(&self, bytes: Vec<u8>, fds: Vec<Arc<OwnedFd>>, most: usize) {
+    pub fn put(&self, bytes: Vec<u8>, fds: Vec<Arc<OwnedFd>>, most: usize) {
         if self.queue.borrow().is_empty() {
             match self.send_one(&bytes, &fds) {
                 Ok(()) => return,

@@ -1,15 +1,16 @@
-//! Clients that have not acknowledged a loss in time: looked at in /proc, named, met by the policy.
+//! Clients that have not acknowledged a loss in time: looked at by a helper, named, met by the policy.
 
+use dmashare_proto::kill::{How, Request};
 use dmashare_proto::message::LossPolicy;
 use dmashare_proto::report::Overdue as Entry;
 use dmashare_proto::{ClientId, DeviceId};
-use dmashare_uapi::pidfd::send_signal;
-use std::os::fd::AsFd;
+use dmashare_uapi::pidfd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::{Shared, Shell};
 use crate::config::Overdue;
-use crate::kernel::holds::holds;
 
 /// A late client.
 pub(super) struct Late {
@@ -20,12 +21,13 @@ pub(super) struct Late {
     pub on_loss: LossPolicy,
 }
 
-/// Meets late clients one after the other. Looking through a process with many files takes its time,
-/// so it is done beside the main thread.
+/// Meets late clients one after the other. The service itself has no right to look into processes: a
+/// helper has, which takes its time, and no longer than a limit.
 pub(super) async fn meet(shell: Shared, mut late: UnboundedReceiver<Late>) {
+    let helpers = shell.borrow().ejects.helpers.clone();
     while let Some(Late { device, client, pid, inodes, on_loss }) = late.recv().await {
-        let seen = tokio::task::spawn_blocking(move || holds(pid, &inodes)).await;
-        let seen = seen.unwrap_or_else(|error| vec![format!("looking at it failed: {error}")]);
+        let seen = helpers.keeps(pid, inodes).await;
+        let seen = seen.unwrap_or_else(|why| vec![format!("what it holds cannot be seen: {why}")]);
         shell.borrow_mut().meet(device, client, on_loss, seen);
     }
 }
@@ -57,6 +59,7 @@ impl Shell {
         );
         let entry = Entry {
             pid: view.pid,
+            uid: view.uid,
             name: view.name,
             unit: view.unit,
             holds,
@@ -67,22 +70,35 @@ impl Shell {
             Overdue::Report => {}
             Overdue::Disconnect => outbox.break_off(),
             Overdue::Kill => {
-                let killed = outbox
-                    .pidfd
-                    .as_ref()
-                    .map(|pidfd| send_signal(pidfd.as_fd(), nix::sys::signal::Signal::SIGKILL));
-                match killed {
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => {
-                        tracing::error!(pid = view.pid, %error, "a late client cannot be killed");
+                let start = start_of(view.pid, outbox.pidfd.as_ref());
+                let helpers = self.ejects.helpers.clone();
+                tokio::task::spawn_local(async move {
+                    let killed = match start {
+                        Ok(start) => {
+                            helpers.kill(Request { pid: view.pid, start, how: How::Kill }).await
+                        }
+                        Err(error) => Err(error.to_string()),
+                    };
+                    if let Err(error) = killed {
+                        tracing::error!(pid = view.pid, error, "a late client cannot be killed");
                     }
-                    None => {
-                        tracing::error!(pid = view.pid, "a late client has no pidfd to kill by")
-                    }
-                }
-                outbox.break_off();
+                    // Not before: it would end by itself on that.
+                    outbox.break_off();
+                });
             }
         }
+    }
+}
+
+/// When a client's process was started, so that the helper ends it and no other that has its id since.
+fn start_of(pid: i32, pidfd: Option<&OwnedFd>) -> io::Result<u64> {
+    let pidfd = pidfd.ok_or_else(|| io::Error::other("it has no pidfd to be known by"))?;
+    let start = pidfd::start_time(pid)?;
+    // It is alive after that was read: so it was its own.
+    if pidfd::is_alive(pidfd.as_fd())? {
+        Ok(start)
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, "it has ended by itself"))
     }
 }
 

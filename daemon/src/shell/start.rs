@@ -12,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
 use super::{
-    Shared, Shell, allocations, arrivals, eject, id_file, inhibit, listener, overdue, rehearse,
-    tasks,
+    Shared, Shell, allocations, arrivals, eject, former, id_file, inhibit, journal, keeping,
+    listener, overdue, rehearse, tasks, watchdog,
 };
 use crate::bus::{self, BusAddress, BusFacts};
 use crate::config::Config;
@@ -112,7 +112,9 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         .with_context(|| format!("the state folder {}", state_dir.display()))?;
     let id_file = id_file::IdFile::new(state_dir);
     let first_id = id_file.read().context("the first free id")?;
-    let (socket, is_ours) = match listener::inherited().context("the socket from systemd")? {
+    let inherited = listener::inherited().context("the descriptors from systemd")?;
+    let (keeper, mut former) = keeping::keeper(inherited.keeper, &config.eject.helpers);
+    let (socket, is_ours) = match inherited.socket {
         Some(socket) => (socket, false),
         None => (
             listener::bound(&config.broker.socket)
@@ -121,15 +123,28 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         ),
     };
 
-    let state_page = Arc::new(StatePage::create().context("the state page")?);
-    let page_fd = std::os::fd::AsFd::as_fd(&*state_page).try_clone_to_owned()?;
-    let mut instance = [0; 16];
-    getrandom::fill(&mut instance)
-        .map_err(|error| anyhow::anyhow!("the kernel's random source: {error}"))?;
     let kind = backend.as_ref().map_or(GuardKind::None, |backend| backend.kind());
     let limits = limits(&config, descriptors, backend.as_deref());
-    let mut broker =
-        Broker::new(limits, IdSource::new(first_id), instance, kind, Arc::new(page_fd));
+    let restored = former.as_mut().and_then(|former| {
+        let ids = IdSource::new(first_id);
+        former
+            .restore(limits.clone(), ids, kind)
+            .map_err(|why| {
+                tracing::error!(why, "what a former life has left cannot be read; all of it ends");
+            })
+            .ok()
+    });
+    let (mut broker, state_page) = match restored {
+        Some(restored) => restored,
+        None => {
+            if former.take().is_some()
+                && let Some(keeper) = &keeper
+            {
+                keeper.forget().context("the keeper")?;
+            }
+            new_broker(limits, first_id, kind)?
+        }
+    };
     if let Some(up_to) = broker.first_reservation() {
         id_file.reserve(up_to).context("reserving ids")?;
     }
@@ -144,6 +159,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         Arc::clone(&state_page),
         backend.clone(),
         notices_to,
+        keeper.clone(),
     )
     .context("the fence reactor")?;
     let (bus_to, bus_updates) = mpsc::unbounded_channel();
@@ -170,6 +186,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         state_page,
         connections: HashMap::new(),
         lanes: super::discard::Lanes::default(),
+        unused: super::discard::Unused::default(),
         timelines: super::timelines::Timelines::default(),
         bus: bus_to,
         id_file,
@@ -180,8 +197,13 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         late: late_to,
         allocations: allocations_to,
         ejects,
+        journal: journal::Journal::new(keeper),
         socket: config.broker.socket.clone(),
     }));
+    shell.borrow_mut().begin_to_keep();
+    if let Some(former) = former {
+        former::go_on(&shell, former);
+    }
     match source.coldplug() {
         Ok(devices) => {
             for desc in devices {
@@ -221,6 +243,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         backend = kind.name(),
         "dmashared is ready"
     );
+    let mut interrupted = false;
     tokio::select! {
         result = listener::serve(Rc::clone(&shell), socket) => result.context("the socket failed")?,
         () = tasks::take_notices(Rc::clone(&shell), notices) => {
@@ -237,17 +260,46 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = tasks::tell_activity(Rc::clone(&shell), watchers) => {}
         () = tasks::tell_usage(Rc::clone(&shell), usage_questions) => {}
         () = overdue::meet(Rc::clone(&shell), late) => {}
+        () = watchdog::feed(Rc::clone(&shell)) => {}
         () = allocations::make(Rc::clone(&shell), Arc::new(heaps), allocations) => {}
         _ = stop.0.recv() => tracing::info!("told to stop"),
-        _ = stop.1.recv() => tracing::info!("interrupted"),
+        _ = stop.1.recv() => {
+            tracing::info!("interrupted");
+            interrupted = true;
+        }
     }
-    finish(shell, bus, is_ours).await
+    // Who interrupts it at a terminal wants it gone.
+    let is_the_last =
+        interrupted || !shell.borrow().journal.keeps() || keeping::is_the_last().await;
+    finish(shell, bus, is_ours, is_the_last).await
+}
+
+fn new_broker(
+    limits: Limits,
+    first_id: u64,
+    kind: GuardKind,
+) -> Result<(Broker<super::Os>, Arc<StatePage>)> {
+    let state_page = Arc::new(StatePage::create().context("the state page")?);
+    let page_fd = std::os::fd::AsFd::as_fd(&*state_page).try_clone_to_owned()?;
+    let mut instance = [0; 16];
+    getrandom::fill(&mut instance)
+        .map_err(|error| anyhow::anyhow!("the kernel's random source: {error}"))?;
+    let ids = IdSource::new(first_id);
+    Ok((Broker::new(limits, ids, instance, kind, Arc::new(page_fd)), state_page))
 }
 
 /// Ends every guard with an error, so that nobody waits for a service that is not there.
-async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool) -> Result<()> {
+async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool, is_the_last: bool) -> Result<()> {
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]) {
         tracing::debug!(%error, "no service manager was told");
+    }
+    // Where another life may come, all that is kept goes on without this one, clients' connections too.
+    if !is_the_last {
+        let next_id = shell.borrow().broker.next_id();
+        shell.borrow().reserve_ids(next_id);
+        tracing::info!("stopped; what there is waits for another start, and ends if none comes");
+        // Nothing is dropped by it, and so nothing ended.
+        std::process::exit(0);
     }
     let socket = shell.borrow().socket.clone();
     for outbox in shell.borrow().connections.values() {

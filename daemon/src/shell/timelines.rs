@@ -36,6 +36,17 @@ impl Timelines {
         self.lines.insert(timeline, Held { line, syncobj, in_turn: new.in_turn });
     }
 
+    /// Whether nothing is put to its points before they end.
+    pub fn is_in_turn(&self, timeline: ObjectId) -> bool {
+        self.lines.get(&timeline).is_some_and(|held| held.in_turn)
+    }
+
+    /// Whether nothing was put to a point yet, nor to one above; not known of a simulated one.
+    pub fn lacks(&self, timeline: ObjectId, point: u64) -> bool {
+        let submitted = self.lines.get(&timeline).map(|held| held.line.submitted());
+        matches!(submitted, Some(Ok(Some(submitted))) if submitted < point)
+    }
+
     pub fn forget(&mut self, timeline: ObjectId) {
         self.lines.remove(&timeline);
     }
@@ -70,6 +81,17 @@ impl Shell {
                 in_turn: guard == GuardKind::None,
             },
         })
+    }
+
+    /// A handle on a timeline of a former life's; `None` while no device can have one.
+    pub(super) fn adopt_line(&mut self, syncobj: &OwnedFd) -> Option<Line> {
+        match self.keeper().ok()?.adopt(syncobj.as_fd()) {
+            Ok(line) => Some(line),
+            Err(error) => {
+                tracing::error!(%error, "a timeline cannot be kept");
+                None
+            }
+        }
     }
 
     fn keeper(&mut self) -> Result<&Keeper, WireError> {

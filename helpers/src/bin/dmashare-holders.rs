@@ -1,11 +1,11 @@
-//! Looks who holds a device: a line with a [`Look`] on standard input, a line with `Holders` on standard
-//! output.
+//! Looks who holds a device, or what a process holds: a line with a [`Request`] on standard input, a line
+//! with the answer on standard output.
 
 use std::io::{self, BufRead, Read, Write};
 
 use anyhow::{Context, Result, ensure};
 use dmashare_helpers::holders;
-use dmashare_proto::holders::Look;
+use dmashare_proto::holders::Request;
 
 /// A request that is longer is none: it names every dma-buf of a device, by some twenty bytes each.
 const LONGEST: u64 = 16 << 20;
@@ -15,9 +15,11 @@ fn main() -> Result<()> {
     // Not to its end: whoever asks by a socket waits for the answer.
     io::stdin().lock().take(LONGEST).read_line(&mut line).context("the request")?;
     ensure!(line.ends_with('\n') || (line.len() as u64) < LONGEST, "the request is too long");
-    let look: Look = serde_json::from_str(&line).context("the request")?;
-    let found = holders::look(&look).context("the look")?;
-    let mut answer = serde_json::to_vec(&found).context("the answer")?;
+    let answer = match serde_json::from_str(&line).context("the request")? {
+        Request::Look(look) => serde_json::to_vec(&holders::look(&look).context("the look")?),
+        Request::Keeps { pid, inodes } => serde_json::to_vec(&holders::keeps(pid, &inodes)),
+    };
+    let mut answer = answer.context("the answer")?;
     answer.push(b'\n');
     io::stdout().write_all(&answer).context("the answer")
 }

@@ -29,6 +29,8 @@ use scan::{Outcome, Scanner};
 use seen::Seen;
 use target::Target;
 
+pub use kept::keeps;
+
 mod beside;
 mod cgroup;
 mod debugfs;
@@ -37,6 +39,7 @@ mod fdinfo;
 mod fences;
 mod identity;
 mod judge;
+mod kept;
 mod maps;
 mod masters;
 mod nvidia;

@@ -15,7 +15,7 @@ use dmashare_uapi::mapping::{Mapping, Prot};
 
 use super::events::{self, Losses};
 use super::objects::{FenceEnd, Imported, Object, Objects};
-use super::{Done, Refusal, Reply, Request, Task, copies, hammer, reader, timeline};
+use super::{Done, Refusal, Reply, Request, Task, copies, hammer, pace, reader, timeline};
 use crate::{Buffer, Bus, Card, Process, Source};
 
 /// An actor's state, as its tasks share it.
@@ -163,6 +163,11 @@ impl Stage {
             }
             Task::AwaitLoss { device } => Ok(Done::Lost(self.losses.wait(device)?)),
             Task::AskCause { bus, object } => Ok(Done::Cause(Bus::connect(&bus)?.cause(object)?)),
+            Task::KeepPace { socket, card, enough } => {
+                let pipe = fds.first().context("no pipe came beside the task")?;
+                let pace = pace::keep_pace(&socket, &card, enough, pipe.as_fd(), at_it)?;
+                Ok(Done::Pace(pace))
+            }
             Task::DmaBufs => Ok(Done::Count(Process::own().dma_bufs()? as u64)),
         }
     }

@@ -44,6 +44,13 @@ impl Running<'_> {
         replies.came.contains_key(&self.id)
     }
 
+    /// Whether the task has said that it is at it, or has ended.
+    #[must_use]
+    pub fn is_at_it(&self) -> bool {
+        let replies = self.actor.replies.0.lock().unwrap_or_else(PoisonError::into_inner);
+        replies.over || replies.at_it.contains(&self.id) || replies.came.contains_key(&self.id)
+    }
+
     /// Waits until the task is at it: a `Wait` waits, a `ReadUntilLost` reads.
     ///
     /// # Errors

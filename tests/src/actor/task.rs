@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use dmashare::{Cause, DeviceId, ObjectId, PointState};
 use serde::{Deserialize, Serialize};
 
-use super::{Copies, FenceEnd, Looped, PointEnd, Reading, Tally, TimelineTask};
+use super::{Copies, FenceEnd, Looped, Pace, PointEnd, Reading, Tally, TimelineTask};
 use crate::Card;
 
 /// An object that an actor keeps.
@@ -144,6 +144,16 @@ pub enum Task {
     },
     /// Something with a timeline.
     Timeline(TimelineTask),
+    /// Share frames between two connections of its own, until the pipe beside this task hangs up.
+    /// → [`Done::Pace`]
+    KeepPace {
+        /// The broker's.
+        socket: PathBuf,
+        /// Whose buffers.
+        card: Card,
+        /// How many frames at least.
+        enough: usize,
+    },
     /// How many dma-bufs are open here. → [`Done::Count`]
     DmaBufs,
 }
@@ -166,6 +176,7 @@ pub enum Done {
     Point(PointState),
     Points(Vec<PointEnd>),
     Looped(Looped),
+    Pace(Pace),
 }
 
 /// A loss as a client was told of it.
@@ -269,6 +280,8 @@ expect! {
     points => Self::Points(ends) => ends, Vec<PointEnd>;
     /// What the event loop saw.
     looped => Self::Looped(looped) => looped, Looped;
+    /// How long sharing took.
+    pace => Self::Pace(pace) => pace, Pace;
     /// The loss.
     loss => Self::Lost(loss) => loss, Loss;
 }

@@ -115,6 +115,20 @@ impl Bus {
         self.log.lock().len()
     }
 
+    /// All signals after a place, in words.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn heard(&self, after: usize) -> Result<Vec<String>> {
+        let log = self.log.lock();
+        let body = |signal: &Signal| -> Result<String> {
+            let body = signal.message.body();
+            let body: zbus::zvariant::Structure<'_> = body.deserialize()?;
+            Ok(format!("{} {} {body:?}", signal.path, signal.member))
+        };
+        log[after..].iter().map(body).collect()
+    }
+
     /// The first signal after a place that `is` makes something of, waiting for it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ pub mod bystanders;
 pub mod fuse;
 pub mod menagerie;
 pub mod objects;
+pub mod pace;
 pub mod python;
 pub mod raw;
 pub mod service;

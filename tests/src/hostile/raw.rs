@@ -170,6 +170,25 @@ impl Raw {
         }
     }
 
+    /// Waits until there is room to send or something to read.
+    pub fn room_or_word(&self) -> Result<()> {
+        let both = PollFlags::POLLIN | PollFlags::POLLOUT;
+        let mut ready = [PollFd::new(self.socket.as_fd(), both)];
+        let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+        ensure!(poll(&mut ready, timeout)? > 0, "the broker neither reads nor hangs up");
+        Ok(())
+    }
+
+    /// Reads all that has come, and does not wait for more; false at the end of the connection.
+    pub fn read_all(&mut self) -> Result<bool> {
+        while is_readable(self.socket.as_fd())? {
+            if matches!(self.came()?, Came::End) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Reads until the broker has closed the connection; gives the last error that it sent.
     pub fn end(&mut self) -> Result<Option<WireError>> {
         let mut last = None;
@@ -191,10 +210,24 @@ impl Raw {
     }
 }
 
+fn is_readable(socket: BorrowedFd<'_>) -> Result<bool> {
+    let mut ready = [PollFd::new(socket, PollFlags::POLLIN)];
+    Ok(poll(&mut ready, PollTimeout::ZERO)? > 0)
+}
+
 impl AsFd for Raw {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Sends a datagram on any socket, if it can be sent now.
+pub fn send_some_now(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    send_some(socket, bytes, fds, MsgFlags::MSG_DONTWAIT)
 }
 
 fn send_some(

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use dmashare_proto::holders::{Held, Holder, Holders, Look, LookFor, Node, Role, What};
+use dmashare_proto::holders::{Held, Holder, Holders, Look, LookFor, Node, Request, Role, What};
 use dmashare_proto::transport::send;
 use dmashare_uapi::dumb::DumbBuffer;
 use dmashare_uapi::fdkind::{FdKind, classify};
@@ -103,7 +103,7 @@ fn one(look: &Look, actor: &Actor) -> Result<Held> {
 }
 
 fn line(look: &Look) -> Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(look)?;
+    let mut line = serde_json::to_vec(&Request::Look(look.clone()))?;
     line.push(b'\n');
     Ok(line)
 }

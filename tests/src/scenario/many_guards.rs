@@ -36,15 +36,20 @@ const VGEM_BUDGET: Duration = Duration::from_secs(5);
 /// Threads that share and import: one waits for the broker while another prepares.
 const THREADS: usize = 3;
 
+/// How many guards a machine can have of fences that were made for it.
+pub(super) fn most_guards(world: &World) -> usize {
+    if world.is_simulated() { SIMULATED } else { MANY }
+}
+
 /// Pending fences, each of its own.
-struct Sources {
+pub(super) struct Sources {
     fences: Vec<OwnedFd>,
     /// Dropped, it ends them.
     _timeline: Option<Timeline>,
 }
 
 impl Sources {
-    fn make(simulated: bool, count: usize) -> Result<Self> {
+    pub(super) fn make(simulated: bool, count: usize) -> Result<Self> {
         if simulated {
             let fences = (0..count).map(|_| SimFence::new()).collect::<Result<_, _>>()?;
             return Ok(Self { fences, _timeline: None });
@@ -56,7 +61,7 @@ impl Sources {
         Ok(Self { fences, _timeline: Some(timeline) })
     }
 
-    fn are_pending(&self, simulated: bool) -> Result<bool> {
+    pub(super) fn are_pending(&self, simulated: bool) -> Result<bool> {
         for fence in &self.fences {
             let fence = fence.as_fd();
             let status = if simulated { sim::status(fence)? } else { sync_file::status(fence)? };
@@ -69,7 +74,7 @@ impl Sources {
 }
 
 /// A fence at both ends.
-type Both = (SharedFence, ImportedFence);
+pub(super) type Both = (SharedFence, ImportedFence);
 
 pub(super) fn run(world: &mut World) -> Result<()> {
     new_files_limit()?;
@@ -162,7 +167,7 @@ fn tell(
 }
 
 /// Shares sources and imports their guards until all are, or the time is up.
-fn make(local: &Local, sources: &Sources, budget: Duration) -> Result<Vec<Both>> {
+pub(super) fn make(local: &Local, sources: &Sources, budget: Duration) -> Result<Vec<Both>> {
     let (begin, next) = (Instant::now(), AtomicUsize::new(0));
     let work = || {
         let mut made = Vec::new();

@@ -20,9 +20,11 @@ mod coldplug;
 mod deadlines;
 mod eject;
 mod event_loops;
+mod faults;
 mod fence;
 mod frozen;
 mod holders;
+mod hostile;
 mod implicit;
 mod kms;
 mod kms_importer;
@@ -40,11 +42,14 @@ mod reconnect;
 mod rehearse;
 mod rehearse_polkit;
 mod replug;
+mod restart;
 mod share;
 mod standing;
+mod stop;
 mod synthetic;
 mod timeline;
 mod torn_reads;
+mod two_users;
 mod units;
 mod unplug_reader;
 mod unplug_waiter;
@@ -159,6 +164,9 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: &[Backend::SwSync], ..Scenario::new("units", units::run) },
     Scenario::new("share", share::run),
     Scenario::new("exporter-killed", share::exporter_killed),
+    Scenario { bound: SLOW, ..Scenario::new("restart/killed", restart::killed) },
+    Scenario { bound: SLOW, ..Scenario::new("restart/upgraded", restart::upgraded) },
+    Scenario { bound: MANY, ..Scenario::new("restart/load", restart::under_load) },
     Scenario::new("fence-signals", fence::signals),
     Scenario::new("fence-fails", fence::fails),
     Scenario::new("fence-times-out", fence::times_out),
@@ -237,6 +245,13 @@ const SCENARIOS: &[Scenario] = &[
         config: many_guards::CONFIG,
         ..Scenario::new("many-guards", many_guards::run)
     },
+    Scenario {
+        backends: ONCE,
+        bound: MANY,
+        config: many_guards::CONFIG,
+        ..Scenario::new("stop-with-many", stop::run)
+    },
+    Scenario { backends: ONCE, ..Scenario::new("two-users", two_users::run) },
     Scenario { backends: REAL, bound: SLOW, ..Scenario::new("broker-killed", broker_killed::run) },
     Scenario { backends: REAL, ..Scenario::new("attached-fence", attached::run) },
     Scenario { backends: ONCE, ..Scenario::new("neutral/unplug", neutral::run) },
@@ -313,7 +328,12 @@ const SCENARIOS: &[Scenario] = &[
 pub fn instances(machine: Machine) -> Vec<Instance> {
     let mut all = Vec::new();
     for backend in [Backend::Simulated, Backend::SwSync, Backend::Vgem, Backend::None] {
-        for scenario in SCENARIOS.iter().chain(bad::SCENARIOS) {
+        for scenario in SCENARIOS
+            .iter()
+            .chain(bad::SCENARIOS)
+            .chain(hostile::SCENARIOS)
+            .chain(faults::SCENARIOS)
+        {
             if backend.machine() == machine && scenario.backends.contains(&backend) {
                 all.push(Instance { scenario, backend });
             }

@@ -65,7 +65,10 @@ impl World {
     }
 
     /// Until the broker is on the bus with all the cards.
-    fn wait_ready(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It is not there in time.
+    pub fn wait_ready(&self) -> Result<()> {
         let cards = [Role::Egpu, Role::Igpu, Role::Stay].map(|role| self.card(role));
         let cards: Vec<Card> = cards.into_iter().collect::<Result<_>>()?;
         self.bus.until("the broker with its devices", BOUND, |bus| {
@@ -316,6 +319,28 @@ impl World {
             Inner::Vm(_) => vm::restart()?,
         }
         self.wait_ready()
+    }
+
+    /// Restarts the broker as an upgrade of its package does.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn upgrade_broker(&mut self) -> Result<()> {
+        match &mut self.inner {
+            Inner::Simulated(simulated) => simulated.upgrade(),
+            Inner::Vm(_) => vm::upgrade(),
+        }
+    }
+
+    /// Kills the broker, and has its service manager start it again.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn kill_broker(&mut self) -> Result<()> {
+        match &mut self.inner {
+            Inner::Simulated(simulated) => simulated.kill().and_then(|()| simulated.begin()),
+            Inner::Vm(_) => vm::kill(),
+        }
     }
 
     /// Stops the broker as its service manager does.

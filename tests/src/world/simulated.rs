@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -26,6 +29,7 @@ const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus C
     <allow send_destination="*" eavesdrop="true"/>
     <allow eavesdrop="true"/>
     <allow own="*"/>
+    <allow user="*"/>
   </policy>
 </busconfig>
 "#;
@@ -44,6 +48,8 @@ impl Drop for Kept {
 pub(super) struct Simulated {
     // In the order in which they go.
     broker: Option<Kept>,
+    /// What the broker has over its restarts, and the end of the connection that it inherits.
+    keeper: Option<(Kept, OwnedFd)>,
     _bus: Kept,
     seqnum: AtomicU64,
     dir: TempDir,
@@ -53,7 +59,8 @@ impl Simulated {
     pub fn start(config: &str) -> Result<(Self, Bus)> {
         let dir = tempfile::Builder::new().prefix("dmashare-").tempdir()?;
         let bus = start_bus(dir.path())?;
-        let mut this = Self { broker: None, _bus: bus, seqnum: AtomicU64::new(1), dir };
+        let mut this =
+            Self { broker: None, keeper: None, _bus: bus, seqnum: AtomicU64::new(1), dir };
         for role in [Role::Egpu, Role::Igpu, Role::Stay] {
             this.make(role)?;
         }
@@ -81,8 +88,35 @@ impl Simulated {
         fs::read_to_string(self.path("dmashared.log")).unwrap_or_default()
     }
 
+    /// Another life of the service, which has nothing of the former one's.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
+        self.keeper = Some(start_keeper()?);
+        self.begin()
+    }
+
+    /// The service dies in the midst of what it does.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut broker = self.broker.take().context("dmashared does not run")?;
+        broker.0.kill()?;
+        broker.0.wait()?;
+        Ok(())
+    }
+
+    /// Stopped and started, as an upgrade does it.
+    pub fn upgrade(&mut self) -> Result<()> {
+        let mut broker = self.broker.take().context("dmashared does not run")?;
+        kill(Pid::from_raw(broker.0.id().cast_signed()), Signal::SIGTERM)?;
+        let status = broker.0.wait()?;
+        if !status.success() {
+            bail!("dmashared ended with {status}:\n{}", self.log());
+        }
+        self.begin()
+    }
+
+    /// Another life of the service, which goes on with what the keeper has.
+    pub fn begin(&mut self) -> Result<()> {
+        let (_, keeper) = self.keeper.as_ref().context("no keeper")?;
         let ready = self.path("notify.sock");
         if ready.exists() {
             fs::remove_file(&ready)?;
@@ -90,7 +124,14 @@ impl Simulated {
         let notify = UnixDatagram::bind(&ready)?;
         let program = daemon();
         let log = File::options().append(true).create(true).open(self.path("dmashared.log"))?;
-        let child = Command::new(&program)
+        // As systemd passes what it stores: from descriptor 3 on, with their names.
+        let script = format!(
+            "exec 3<&{}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=keeper; exec \"$@\"",
+            keeper.as_raw_fd()
+        );
+        let child = Command::new("bash")
+            .args(["-c", &script, "bash"])
+            .arg(&program)
             .arg("--simulate")
             .arg(self.dir.path())
             .arg("--bus")
@@ -103,7 +144,6 @@ impl Simulated {
             .arg(self.path("dmashared.toml"))
             .env("NOTIFY_SOCKET", &ready)
             .env_remove("JOURNAL_STREAM")
-            .env_remove("LISTEN_FDS")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -132,8 +172,10 @@ impl Simulated {
 
     pub fn stop(&mut self) -> Result<()> {
         let Some(mut broker) = self.broker.take() else { return Ok(()) };
-        kill(Pid::from_raw(broker.0.id().cast_signed()), Signal::SIGTERM)?;
+        // For good: nobody comes for what it had.
+        kill(Pid::from_raw(broker.0.id().cast_signed()), Signal::SIGINT)?;
         let status = broker.0.wait()?;
+        self.keeper = None;
         if !status.success() {
             bail!("dmashared ended with {status}:\n{}", self.log());
         }
@@ -236,6 +278,21 @@ fn daemon() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join("dmashared"));
     beside.into_iter().find(|path| path.exists()).unwrap_or_else(|| "dmashared".into())
+}
+
+/// A keeper, and the broker's end of the connection, which programs that are started get.
+fn start_keeper() -> Result<(Kept, OwnedFd)> {
+    let flags = SockFlag::empty();
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    let program = daemon().with_file_name("dmashare-keeper");
+    // The child has its own end alone: it ends with the last one of the others.
+    fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let child = Command::new(&program)
+        .stdin(Stdio::from(theirs))
+        .spawn()
+        .with_context(|| format!("{}: `cargo build -p dmashare-helpers`", program.display()))?;
+    fcntl(&ours, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok((Kept(child), ours))
 }
 
 fn start_bus(dir: &Path) -> Result<Kept> {

@@ -156,8 +156,37 @@ pub(super) fn systemctl(arguments: &[&str]) -> Result<String> {
 pub(super) fn restart() -> Result<()> {
     systemctl(&["reset-failed", UNIT, "dmashared.socket"])?;
     systemctl(&["start", "dmashared.socket"])?;
-    systemctl(&["restart", UNIT])?;
+    // Stopped for good in between: nothing is kept over that.
+    systemctl(&["stop", UNIT])?;
+    systemctl(&["start", UNIT])?;
     Ok(())
+}
+
+/// As an upgrade does it: what there is goes on.
+pub(super) fn upgrade() -> Result<()> {
+    systemctl(&["reset-failed", UNIT, "dmashared.socket"])?;
+    systemctl(&["restart", UNIT]).map(drop)
+}
+
+/// Kills it, and waits until systemd has started it again.
+pub(super) fn kill() -> Result<()> {
+    systemctl(&["reset-failed", UNIT, "dmashared.socket"])?;
+    let old = broker()?;
+    let pid = nix::unistd::Pid::from_raw(old.0);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    let until = std::time::Instant::now() + BOUND;
+    loop {
+        // Blocks until its jobs are done; a restart that is due is none yet.
+        let state = systemctl(&["show", "-P", "ActiveState", "-P", "MainPID", UNIT])?;
+        let mut words = state.split_whitespace();
+        let (state, main) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if state == "active" && main != old.0.to_string() && main != "0" {
+            return Ok(());
+        }
+        if state == "failed" || std::time::Instant::now() > until {
+            bail!("{UNIT} does not come back: {state}\n{}", log());
+        }
+    }
 }
 
 pub(super) fn stop() -> Result<()> {

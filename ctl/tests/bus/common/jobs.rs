@@ -189,29 +189,35 @@ impl Played {
         job.message = message.to_owned();
         let step = step(job.began_ns, stage, tenths, message);
         job.steps.push(step);
-        // All at once, as the service does it.
-        let steps = job.steps();
-        let changed: HashMap<&str, Value<'_>> =
-            [("Stage", stage.into()), ("Message", message.into()), ("Steps", steps.into())].into();
-        let name = zbus::names::InterfaceName::try_from("org.dmashare.Job1").unwrap();
-        Properties::properties_changed(emitter, name, changed, (&[]).into()).await.unwrap();
+        drop(job);
+        // All at once, as the service does it; what names processes is asked for.
+        tell(emitter, [("Stage", stage.into())].into(), &["Message", "Steps"]).await;
     }
 
     async fn found(&self) {
-        let mut job = self.0.get_mut().await;
-        job.holders = HOLDERS.to_owned();
-        job.holders_changed(self.0.signal_emitter()).await.unwrap();
+        self.0.get_mut().await.holders = HOLDERS.to_owned();
+        tell(self.0.signal_emitter(), HashMap::new(), &["Holders"]).await;
     }
 
     /// The signal comes first, as it may.
     async fn end(&self, outcome: &'static str, tenths: u64, message: &str) {
         let emitter = self.0.signal_emitter();
-        Job::ended(emitter, outcome, message).await.unwrap();
+        Job::ended(emitter, outcome, "").await.unwrap();
         self.stage("ended", tenths, message).await;
         let mut job = self.0.get_mut().await;
         job.outcome = outcome;
         job.outcome_changed(emitter).await.unwrap();
     }
+}
+
+async fn tell(
+    emitter: &SignalEmitter<'_>,
+    changed: HashMap<&str, Value<'_>>,
+    invalidated: &[&str],
+) {
+    let name = zbus::names::InterfaceName::try_from("org.dmashare.Job1").unwrap();
+    let told = Properties::properties_changed(emitter, name, changed, invalidated.into());
+    told.await.unwrap();
 }
 
 async fn play(

@@ -76,7 +76,9 @@ async fn a_job_is_begun_followed_and_ends_once() {
     }
     let ended = within(futures_util::StreamExt::next(&mut ends)).await.unwrap();
     let said: (String, String) = ended.body().deserialize().unwrap();
-    assert_eq!(said, ("would-eject".to_owned(), "nobody is in the way".to_owned()));
+    assert_eq!(said, ("would-eject".to_owned(), String::new()));
+    let message: String = within(job.get_property("Message")).await.unwrap();
+    assert_eq!(message, "nobody is in the way");
     assert_eq!(job.get_property::<String>("Stage").await.unwrap(), "ended");
     stage.face.tell(BusUpdate::JobGone(3));
     let gone = within(futures_util::StreamExt::next(&mut ends));

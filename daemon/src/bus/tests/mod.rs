@@ -210,7 +210,7 @@ fn client(id: u64) -> ClientView {
     ClientView {
         id: ClientId(id),
         pid: 42,
-        uid: 1000,
+        uid: nix::unistd::getuid().as_raw(),
         name: "viewer".to_owned(),
         unit: "viewer.service".to_owned(),
         declared: dmashare_proto::message::Declare::default(),

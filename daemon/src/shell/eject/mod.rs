@@ -10,6 +10,7 @@ use std::time::Duration;
 use dmashare_proto::DeviceId;
 use dmashare_proto::holders::{ClientOf, Holders, Look, Other};
 use dmashare_proto::job::Stage;
+use dmashare_proto::kill::{self, How};
 use dmashare_proto::sysfs::{Nudge, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -25,7 +26,6 @@ use crate::reactor::Command;
 use crate::view::{BusUpdate, Counts, InhibitorView, JobView};
 
 mod note;
-mod signal;
 mod target;
 
 pub(super) use note::take_back;
@@ -287,14 +287,28 @@ impl Shell {
             Action::Undrain => self.event(|broker, out| broker.undrain(device, out)),
             Action::Expect => self.reactor.send(Command::Stand(device, Standing::Ejecting)),
             Action::Unexpect => self.reactor.send(Command::Stand(device, Standing::Draining)),
-            Action::Signal { pid, start, kill } => match signal::end(pid, start, kill) {
-                Ok(()) => {
-                    tracing::warn!(device = device.0, pid, kill, "a holder is ended by force")
-                }
-                Err(error) => {
-                    tracing::error!(device = device.0, pid, %error, "a holder cannot be ended");
-                }
-            },
+            Action::Signal { pid, start, kill } => {
+                let helpers = self.ejects.helpers.clone();
+                let how = if kill { How::Kill } else { How::Term };
+                tokio::task::spawn_local(async move {
+                    match helpers.kill(kill::Request { pid, start, how }).await {
+                        Ok(()) => tracing::warn!(
+                            device = device.0,
+                            pid,
+                            kill,
+                            "a holder is ended by force"
+                        ),
+                        Err(error) => {
+                            tracing::error!(
+                                device = device.0,
+                                pid,
+                                error,
+                                "a holder cannot be ended"
+                            );
+                        }
+                    }
+                });
+            }
             Action::Look => {
                 let (helpers, events) = (self.ejects.helpers.clone(), events.clone());
                 let look = self.look_for(device).map_err(|_| "the device is lost".to_owned());
@@ -366,11 +380,11 @@ impl Shell {
         Ok(Look { device: wanted, others })
     }
 
-    /// Says of each process what it is to the broker; of the broker itself nothing, which lets go by
-    /// itself of all that it has.
+    /// Says of each process what it is to the broker; of the broker itself and its keeper nothing, which let
+    /// go by themselves of all that they have.
     fn add_clients(&self, holders: &mut Holders) {
-        let own = std::process::id();
-        holders.processes.retain(|holder| holder.pid.unsigned_abs() != own);
+        let own = [std::process::id(), self.journal.keeper_pid()];
+        holders.processes.retain(|holder| !own.contains(&holder.pid.unsigned_abs()));
         let clients = self.broker.client_views();
         for holder in &mut holders.processes {
             let same = clients.iter().filter(|client| client.pid == holder.pid);

@@ -93,6 +93,7 @@ mod tests {
             pci: pci.to_owned(),
             parent_devpath: String::new(),
             syspath: Default::default(),
+            birth: 0,
             driver: "amdgpu".to_owned(),
             nodes: vec![node("card1", 1), node("renderD129", 129)],
             removable: true,

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dmashare_proto::holders::Kept;
+
 /// Open files of a process that are looked at; a process with more holds too much to be listed.
 const MOST: usize = 65_536;
 
 /// Descriptors and mappings of the dma-bufs `inodes` in a process, in words. What cannot be seen is
 /// said too. It reads procfs only, never the files themselves.
 #[must_use]
-pub fn holds(pid: i32, inodes: &[u64]) -> Vec<String> {
+pub fn keeps(pid: i32, inodes: &[u64]) -> Kept {
     let wanted: HashSet<u64> = inodes.iter().copied().collect();
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let mut found = Vec::new();
-    // Not /proc/PID/fd: listing that takes the process's own uid, while fdinfo tells whoever may
-    // trace the process, which is what the service's one capability for this allows.
     match fs::read_dir(proc.join("fdinfo")) {
         Ok(entries) => {
             for entry in entries.flatten().take(MOST) {
@@ -45,7 +45,7 @@ pub fn holds(pid: i32, inodes: &[u64]) -> Vec<String> {
         }
         Err(error) => found.push(format!("its mappings cannot be seen: {error}")),
     }
-    found
+    Kept { holds: found }
 }
 
 /// The `ino:` line of an fdinfo file (kernel 5.14 and later).
@@ -69,21 +69,6 @@ fn mapped_inode(line: &str) -> Option<u64> {
     let inode = words.next()?.parse().ok()?;
     let path = words.next()?;
     (path.starts_with("/dmabuf:") || path.starts_with("/memfd:")).then_some(inode)
-}
-
-/// The systemd unit of a process, empty where it has none or that cannot be seen.
-#[must_use]
-pub fn unit_of(pid: i32) -> String {
-    let Ok(cgroup) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
-        return String::new();
-    };
-    cgroup
-        .lines()
-        .filter_map(|line| line.splitn(3, ':').nth(2))
-        .flat_map(|path| path.rsplit('/'))
-        .find(|part| part.ends_with(".service") || part.ends_with(".scope"))
-        .unwrap_or_default()
-        .to_owned()
 }
 
 #[cfg(test)]
@@ -111,8 +96,8 @@ mod tests {
         let file = fs::File::from(memfd);
         let inode = file.metadata().unwrap().ino();
         let pid = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(holds(pid, &[inode]).len(), 1);
+        assert_eq!(keeps(pid, &[inode]).holds.len(), 1);
         drop(file);
-        assert!(holds(pid, &[inode]).is_empty());
+        assert!(keeps(pid, &[inode]).holds.is_empty());
     }
 }

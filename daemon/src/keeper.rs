@@ -1,0 +1,192 @@
+//! The broker's end of its connection to the keeper, the process that holds over a restart what the
+//! broker has ([`dmashare_proto::keeper`]). Used by both threads: a datagram is sent whole.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use dmashare_proto::fd_passing::{CONTROL_WORDS, receive_with_fds};
+use dmashare_proto::keeper::{
+    Batch, Change, FULL_BATCH, Key, MAX_BATCH, MAX_BATCH_FDS, ToKeeper, decode, encode,
+};
+use dmashare_proto::transport::connect_now;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+/// How long the keeper is waited for, which has nothing else to do. Then nothing is kept any more.
+const PATIENCE_MS: u16 = 5_000;
+/// Keys in one [`ToKeeper::Now`].
+const KEYS: usize = 2_000;
+
+/// What was kept: the record's bytes and descriptors.
+pub type Given = (Key, Vec<u8>, Vec<OwnedFd>);
+
+/// The connection.
+#[derive(Debug)]
+pub struct Keeper {
+    socket: OwnedFd,
+    /// It failed: nothing is kept from there on.
+    broken: AtomicBool,
+    /// Its process, once it has said so.
+    pid: AtomicU32,
+}
+
+impl Keeper {
+    /// Connects to a new keeper, which has nothing.
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        connect_now(path).map(Self::from_fd)
+    }
+
+    /// Takes over a connection, with a keeper that may have something.
+    #[must_use]
+    pub fn from_fd(socket: OwnedFd) -> Self {
+        Self { socket, broken: AtomicBool::new(false), pid: AtomicU32::new(0) }
+    }
+
+    /// Whether what is sent there is kept.
+    pub fn works(&self) -> bool {
+        !self.broken.load(Ordering::Relaxed)
+    }
+
+    /// The keeper's process: what it has open is the broker's. 0 if it has not been asked for anything.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// Sends changes, which are taken in together. An error is logged, and ends the keeping.
+    pub fn keep(&self, entries: Vec<(Key, Change)>, fds: &[BorrowedFd<'_>]) {
+        if self.works()
+            && let Err(error) = self.send_all(entries, fds)
+        {
+            self.give_up(&error);
+        }
+    }
+
+    /// Has these dropped at once, whatever the other thread is about to send: guards end by that.
+    pub fn let_go(&self, keys: impl IntoIterator<Item = Key>) {
+        let mut keys = keys.into_iter().peekable();
+        while self.works() && keys.peek().is_some() {
+            let some = keys.by_ref().take(KEYS).collect();
+            if let Err(error) = self.send(&ToKeeper::Now(some), &[]) {
+                self.give_up(&error);
+            }
+        }
+    }
+
+    /// Everything that it has.
+    ///
+    /// # Errors
+    /// It does not answer, or nothing that makes sense.
+    pub fn give(&self) -> io::Result<Vec<Given>> {
+        self.send(&ToKeeper::Give, &[])?;
+        let mut all = Vec::new();
+        let (mut bytes, mut control) = (vec![0; MAX_BATCH], vec![0; CONTROL_WORDS]);
+        loop {
+            let mut fds = Vec::new();
+            let (len, flags) = loop {
+                match receive_with_fds(self.socket.as_fd(), &mut bytes, &mut control, &mut fds) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.wait(PollFlags::POLLIN)?;
+                    }
+                    other => break other?,
+                }
+            };
+            if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+                return Err(io::Error::other("what was kept came cut short: out of descriptors?"));
+            }
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let Batch { more, pid, entries } = decode(&bytes[..len])?;
+            self.pid.store(pid, Ordering::Relaxed);
+            let mut fds = fds.into_iter();
+            for (key, change) in entries {
+                let Change::Put { bytes, fds: count } = change else { continue };
+                let own = fds.by_ref().take(count.unwrap_or(0).into()).collect();
+                all.push((key, bytes, own));
+            }
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// It is to forget everything, which closes it: comes back when that is done.
+    ///
+    /// # Errors
+    /// As [`Self::give`].
+    pub fn forget(&self) -> io::Result<()> {
+        self.send(&ToKeeper::Forget, &[])?;
+        let (mut bytes, mut control) = ([0; 64], vec![0; CONTROL_WORDS]);
+        self.wait(PollFlags::POLLIN)?;
+        receive_with_fds(self.socket.as_fd(), &mut bytes, &mut control, &mut Vec::new())?;
+        Ok(())
+    }
+
+    fn give_up(&self, error: &io::Error) {
+        if !self.broken.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the keeper fails: a restart from here loses what there is");
+        }
+    }
+
+    fn send_all(&self, entries: Vec<(Key, Change)>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let (mut batch, mut size, mut from, mut to) = (Batch::default(), 0, 0, 0);
+        for (key, change) in entries {
+            let (len, count) = match &change {
+                Change::Drop => (32, 0),
+                Change::Put { bytes, fds } => (bytes.len() + 48, usize::from(fds.unwrap_or(0))),
+            };
+            if to - from + count > MAX_BATCH_FDS || size > FULL_BATCH {
+                batch.more = true;
+                self.send(&ToKeeper::Batch(std::mem::take(&mut batch)), &raw[from..to])?;
+                (from, size) = (to, 0);
+            }
+            size += len;
+            to += count;
+            batch.entries.push((key, change));
+        }
+        self.send(&ToKeeper::Batch(batch), &raw[from..to])
+    }
+
+    fn send(&self, message: &ToKeeper, fds: &[RawFd]) -> io::Result<()> {
+        let bytes = encode(message)?;
+        let rights = [ControlMessage::ScmRights(fds)];
+        let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+        let parts = [IoSlice::new(&bytes)];
+        loop {
+            let socket = self.socket.as_raw_fd();
+            match sendmsg::<()>(socket, &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN | Errno::ETOOMANYREFS) => self.wait(PollFlags::POLLOUT)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The keeper only takes in: it is waited for as a disk would be.
+    fn wait(&self, what: PollFlags) -> io::Result<()> {
+        loop {
+            let mut polled = [PollFd::new(self.socket.as_fd(), what)];
+            match poll(&mut polled, PollTimeout::from(PATIENCE_MS)) {
+                Err(Errno::EINTR) => {}
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Keeper {
+    /// To be kept by the service manager: with it another life of the service takes over.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
