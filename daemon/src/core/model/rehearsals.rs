@@ -1,5 +1,10 @@
 //! Rehearsals, one case after the other.
 
+use dmashare_proto::message::{
+    Access, AttachFence, CreateTimeline, Direction, Grant, Grantee, Layout, Plane, PointAt, Policy,
+    ShareFence,
+};
+
 use super::*;
 
 /// Clients with one thing each to say.

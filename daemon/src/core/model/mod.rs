@@ -1,0 +1,194 @@
+//! The core under random operations, with its invariants checked after every one.
+//!
+//! - `ops` lists the operations; each is done by the file of its subject.
+//! - `effects` carries out what the core answers, as the shell and the reactor would; `picture` is
+//!   what these and the clients know by then.
+//! - `invariants` lists what must be true after every operation.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+
+use dmashare_proto::message::{Cause, Event, FenceState, GuardKind, PointState, Reply};
+use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token};
+use proptest::prelude::*;
+
+use super::*;
+use crate::gate::Gate;
+use crate::view::Counts;
+
+mod buffers;
+mod clients;
+mod devices;
+mod effects;
+mod fences;
+mod invariants;
+mod neutral;
+mod ops;
+mod picture;
+mod rehearsals;
+mod rehearse;
+mod timelines;
+
+use ops::{Op, op};
+
+/// A descriptor that counts itself.
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn new(open: &Rc<Cell<usize>>) -> Rc<Self> {
+        open.set(open.get() + 1);
+        Rc::new(Self(Rc::clone(open)))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+struct Fake;
+
+impl Handles for Fake {
+    type Fd = Rc<Counted>;
+    type Ender = Rc<Counted>;
+    type Line = Rc<Counted>;
+}
+
+/// What the shell and the clients know, to hold the core against.
+struct Model {
+    broker: Broker<Fake>,
+    now_ns: u64,
+    open: Rc<Cell<usize>>,
+    request: u64,
+    clients: Vec<ClientId>,
+    gates: HashMap<DeviceId, std::sync::Arc<Gate>>,
+    closed: Vec<DeviceId>,
+    /// The fake reactor's table.
+    watched: HashMap<ObjectId, (DeviceId, Option<Rc<Counted>>)>,
+    tokens: Vec<Token>,
+    next_token: u128,
+    /// By the clients' own names of devices: what each was told is lost, and is gone; and knows.
+    told: BTreeSet<(ClientId, DeviceId)>,
+    told_gone: BTreeSet<(ClientId, DeviceId)>,
+    known: BTreeSet<(ClientId, DeviceId)>,
+    rehearsed: BTreeSet<DeviceId>,
+    gone: BTreeSet<DeviceId>,
+    ids: BTreeSet<u64>,
+    replies: HashMap<u64, usize>,
+    /// Fences that were shared by policy `pass`, and their tokens.
+    passed_fences: BTreeSet<ObjectId>,
+    passed: HashSet<Token>,
+    /// What was failed while somebody could see it, and whose it was.
+    failed: HashMap<ObjectId, (u32, Ended)>,
+    /// The fake reactor's timelines.
+    lines: HashMap<ObjectId, Rc<Counted>>,
+    /// Waits that are not answered, and whose they are.
+    waits: HashMap<u64, ClientId>,
+    asked_to_wait: HashSet<u64>,
+    /// Memory that is being made.
+    allocations: Vec<Allocation>,
+    /// Held by programs on the bus.
+    held: Vec<ObjectId>,
+    /// What devices have that are about to be ejected.
+    draining: BTreeMap<DeviceId, Counts>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let open = Rc::new(Cell::new(0));
+        let limits = Limits {
+            clients: 8,
+            clients_per_uid: 6,
+            objects_per_client: 12,
+            tokens_per_client: 6,
+            pending_fences_per_uid: 20,
+            waits_per_client: 4,
+            neutral_bytes_per_uid: neutral::QUOTA,
+            deadline_ns: 1_000_000_000,
+            max_deadline_ns: 10_000_000_000,
+            max_deadline_by: "the model".to_owned(),
+            ack_timeout_ns: 2_000_000_000,
+        };
+        let page = Counted::new(&open);
+        let mut broker = Broker::new(limits, IdSource::new(1), [7; 16], GuardKind::Simulated, page);
+        broker.first_reservation();
+        Self {
+            broker,
+            now_ns: 1,
+            open,
+            request: 0,
+            clients: Vec::new(),
+            gates: HashMap::new(),
+            closed: Vec::new(),
+            watched: HashMap::new(),
+            tokens: Vec::new(),
+            next_token: 1,
+            told: BTreeSet::new(),
+            told_gone: BTreeSet::new(),
+            known: BTreeSet::new(),
+            rehearsed: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            ids: BTreeSet::new(),
+            replies: HashMap::new(),
+            passed_fences: BTreeSet::new(),
+            passed: HashSet::new(),
+            failed: HashMap::new(),
+            lines: HashMap::new(),
+            waits: HashMap::new(),
+            asked_to_wait: HashSet::new(),
+            allocations: Vec::new(),
+            held: Vec::new(),
+            draining: BTreeMap::new(),
+        }
+    }
+
+    fn pick<T: Copy>(from: &[T], n: usize) -> Option<T> {
+        (!from.is_empty()).then(|| from[n % from.len()])
+    }
+
+    fn fresh(&mut self, id: u64) {
+        assert!(self.ids.insert(id), "I7: id {id} was given out twice");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: std::env::var("DMASHARE_MODEL_CASES")
+            .ok().and_then(|n| n.parse().ok()).unwrap_or(2000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn invariants_hold_after_every_operation(ops in proptest::collection::vec(op(), 1..300)) {
+        let mut model = Model::new();
+        for op in ops {
+            model.apply(op);
+            model.check();
+        }
+        // Everyone leaves, every card is pulled: nothing is left.
+        while let Some(client) = model.clients.pop() {
+            let mut out = Vec::new();
+            model.broker.disconnect(client, &mut out);
+            model.carry_out(out);
+        }
+        model.rehearsed.clear();
+        while model.gates.values().any(|gate| !gate.is_lost()) {
+            model.close_gate(0);
+        }
+        while !model.closed.is_empty() {
+            model.lose(0);
+        }
+        prop_assert!(model.broker.devices.is_empty());
+        prop_assert!(model.broker.buffers.is_empty());
+        prop_assert!(model.broker.imports.is_empty());
+        prop_assert!(model.broker.fences.is_empty());
+        prop_assert!(model.broker.fence_imports.is_empty());
+        prop_assert!(model.broker.timelines.is_empty());
+        prop_assert!(model.broker.timeline_imports.is_empty());
+        model.nothing_neutral_is_left();
+        prop_assert_eq!(model.open.get(), 1);
+    }
+}
