@@ -28,11 +28,14 @@ impl Model {
     pub(super) fn grant(&mut self, n: usize, m: usize, uses: u32) {
         let Some(client) = Self::pick(&self.clients, n) else { return };
         let Some(object) = Self::pick(&self.objects_of(client), m) else { return };
-        let to = if m % 3 == 0 { Grantee::Uid(0) } else { Grantee::Anyone };
+        let to = if m.is_multiple_of(3) { Grantee::Uid(0) } else { Grantee::Anyone };
         let grant = Grant { object, to, uses, ttl_ms: 1 + u32::try_from(m).unwrap() * 100 };
         let token = Token(self.next_token.to_le_bytes());
         self.next_token += 1;
         let reply = self.ask(client, Checked::Grant(grant, token));
+        if reply == Reply::Granted(token) {
+            self.privacy.granted.insert(token, (object, to == Grantee::Uid(0)));
+        }
         if reply == Reply::Granted(token) && self.passed_fences.contains(&object) {
             self.passed.insert(token);
         }
@@ -41,7 +44,7 @@ impl Model {
     pub(super) fn import(&mut self, n: usize, m: usize) {
         let Some(client) = Self::pick(&self.clients, n) else { return };
         let Some(token) = Self::pick(&self.tokens, m) else { return };
-        self.ask(client, Checked::Import { token, by: None });
+        self.try_token(client, token, |token| Checked::Import { token, by: None });
     }
 
     pub(super) fn release(&mut self, n: usize, m: usize) {
@@ -61,10 +64,6 @@ impl Model {
             return;
         };
         let Some(object) = Self::pick(&self.objects_of(other), m) else { return };
-        if client != other {
-            let reply = self.ask(client, Checked::Release(object));
-            assert!(matches!(reply, Reply::Error(error)
-                if error.code == ErrorCode::UNKNOWN_OBJECT));
-        }
+        self.try_foreign(client, object.0);
     }
 }

@@ -34,7 +34,7 @@ impl Model {
         let Some(client) = Self::pick(&self.clients, n) else { return };
         // What it was told of, and an id that it may never have heard of.
         let lost = self.told.iter().filter(|(of, _)| *of == client).map(|(_, id)| *id);
-        let alive = self.gates.keys().copied().filter(|_| m % 4 == 0);
+        let alive = self.gates.keys().copied().filter(|_| m.is_multiple_of(4));
         let mut devices: Vec<_> = lost.chain(alive).collect();
         devices.sort_unstable();
         let Some(device) = Self::pick(&devices, devices.len().wrapping_sub(1 + m % 8)) else {

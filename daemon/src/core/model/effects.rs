@@ -16,29 +16,30 @@ impl Model {
                             self.waits.remove(id);
                             match reply {
                                 Reply::Exported(it) => {
-                                    self.fresh(it.buffer.0);
+                                    self.own(client, it.buffer);
                                     self.knows(client, it.at.device);
                                 }
                                 Reply::Imported(it) => {
-                                    self.fresh(it.import.0);
+                                    self.own(client, it.import);
+                                    self.imported(client, it.import, it.buffer);
                                     if let Some(at) = it.at {
                                         self.knows(client, at.device);
                                     }
                                 }
-                                Reply::Allocated(it) => self.fresh(it.buffer.0),
-                                Reply::Inhibited(it) => self.fresh(it.0),
+                                Reply::Allocated(it) => self.own(client, it.buffer),
+                                Reply::Inhibited(it) => self.own(client, *it),
                                 Reply::FenceShared(it) => {
-                                    self.fresh(it.fence.0);
+                                    self.own(client, it.fence);
                                     self.knows(client, it.at.device);
                                 }
                                 Reply::FenceImported(it) => {
-                                    self.fresh(it.fence.0);
+                                    self.own(client, it.fence);
                                     if it.state == FenceState::Pending {
                                         self.knows(client, it.at.device);
                                     }
                                 }
                                 Reply::Timeline(it) => {
-                                    self.fresh(it.timeline.0);
+                                    self.own(client, it.timeline);
                                     self.knows(client, it.at.device);
                                 }
                                 Reply::Devices(devices) => {
@@ -70,6 +71,7 @@ impl Model {
                         }
                         Outgoing::Event(_) => {}
                     }
+                    self.nothing_foreign(client, &message);
                     sent.push((client, message));
                 }
                 Effect::Stand(device, standing) => {
@@ -84,6 +86,7 @@ impl Model {
                 Effect::AddDevice { device, gate, .. } => {
                     if !self.gates.contains_key(&device) {
                         self.fresh(device.0);
+                        self.privacy.is_public(device);
                     }
                     self.gates.insert(device, gate);
                 }

@@ -35,7 +35,7 @@ impl Model {
     pub(super) fn import_fence(&mut self, n: usize, m: usize) {
         let Some(client) = Self::pick(&self.clients, n) else { return };
         let Some(token) = Self::pick(&self.tokens, m) else { return };
-        let reply = self.ask(client, Checked::ImportFence(token));
+        let reply = self.try_token(client, token, Checked::ImportFence);
         if let Reply::FenceImported(fence) = reply {
             self.never_raw(fence.at.device, fence.guard, self.passed.contains(&token));
         }

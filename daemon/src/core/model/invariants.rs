@@ -2,12 +2,18 @@
 
 use super::*;
 
+/// Minors that cards are plugged in at.
+const CARDS: usize = 3;
+
 impl Model {
     pub(super) fn check(&mut self) {
         self.check_activity();
         self.check_causes();
         self.check_draining();
         self.check_neutral();
+        self.check_losses();
+        self.check_tables();
+        self.check_privacy();
         // Who has left is not answered.
         let clients = &self.broker.clients;
         self.waits.retain(|_, client| clients.contains_key(client));
@@ -157,5 +163,115 @@ impl Model {
             assert!(it.oldest_ns < self.now_ns && it.fences >= counts.fences.into());
             assert!(it.buffers >= counts.buffers.into());
         }
+    }
+
+    /// Of a lost device nothing is left but imports, each of a client that was told and is awaited.
+    fn check_losses(&self) {
+        let broker = &self.broker;
+        for (fence, known) in &broker.fences {
+            let is_watched = self.watched.contains_key(fence);
+            let is_closed = self.gates.get(&known.at.device).is_none_or(|gate| gate.is_lost());
+            match known.pending.is_some() {
+                true => assert!(is_watched || is_closed, "nobody ends {fence}"),
+                false => assert!(!is_watched, "{fence} has ended, and its guard is kept"),
+            }
+        }
+        for (fence, (device, _)) in &self.watched {
+            assert!(!self.gates[device].is_lost(), "the guard of {fence} outlived its device");
+            assert!(broker.fences.contains_key(fence), "{fence} is watched for nobody");
+        }
+        for (id, import) in &broker.imports {
+            let Some(device) = import.device else { continue };
+            let Some(known) = broker.devices.get(&device) else { panic!("{id} is of no device") };
+            if known.lost.is_none() {
+                continue;
+            }
+            // By its own name: for an epoch that is what it had lost.
+            let told = (import.client, self.named(import.client, device));
+            assert!(self.told.contains(&told), "{id} was lost, and its client is not told");
+            assert!(known.ack_deadline_ns.is_some(), "nobody waits for {id}");
+        }
+    }
+
+    /// Tables that are no object's own have a bound, or are empty between events.
+    fn check_tables(&self) {
+        let broker = &self.broker;
+        assert!(broker.moved.is_empty(), "timelines are settled");
+        assert!(broker.lost_nodes.len() <= CARDS, "I8: nodes of lost devices");
+        assert!(broker.reports.len() <= REPORTS, "I8: reports");
+        let present = broker.devices.values().filter(|it| !it.gate.is_lost()).count();
+        assert!(broker.by_node.len() >= present && broker.by_node.len() <= CARDS, "nodes");
+        assert!(broker.by_node.values().all(|id| broker.devices.contains_key(id)), "nodes");
+        let mut tokens = HashMap::<ClientId, usize>::new();
+        for owner in broker.tokens.owners() {
+            *tokens.entry(owner).or_default() += 1;
+        }
+        for (client, known) in &broker.clients {
+            let made = tokens.remove(client).unwrap_or(0);
+            assert_eq!(known.tokens, made, "I1 tokens of {client}");
+        }
+        assert!(tokens.is_empty(), "tokens of who has left");
+    }
+
+    /// Everyone leaves, every card is pulled: nothing is left. A table that is added to the core is to
+    /// be named here.
+    pub(super) fn nothing_is_left(&mut self) {
+        while let Some(client) = self.clients.pop() {
+            let mut out = Vec::new();
+            self.broker.disconnect(client, &mut out);
+            self.carry_out(out);
+        }
+        self.rehearsed.clear();
+        while self.gates.values().any(|gate| !gate.is_lost()) {
+            self.close_gate(0);
+        }
+        while !self.closed.is_empty() {
+            self.lose(0);
+        }
+        self.nothing_neutral_is_left();
+        self.check();
+        let Broker {
+            // What it was made with.
+            limits: _,
+            ids: _,
+            instance: _,
+            backend: _,
+            state_page: _,
+            devices,
+            by_node,
+            // For who comes late: bounded, see above.
+            lost_nodes: _,
+            slots,
+            clients,
+            buffers,
+            imports,
+            fences,
+            fence_imports,
+            pending_by_uid,
+            timelines,
+            timeline_imports,
+            moved: _,
+            // See there.
+            accounts: _,
+            inhibitors: _,
+            tokens,
+            // Rings.
+            causes: _,
+            reports: _,
+            // For the bus, which takes them; of ids alone.
+            dirty_devices: _,
+            dirty_clients: _,
+            reports_dirty: _,
+            neutral_dirty: _,
+            inhibitors_dirty: _,
+        } = &self.broker;
+        assert!(devices.is_empty() && by_node.is_empty() && slots.all_free(), "devices");
+        assert!(clients.is_empty() && tokens.is_empty(), "clients");
+        assert!(buffers.is_empty() && imports.is_empty(), "buffers");
+        assert!(fences.is_empty() && fence_imports.is_empty(), "fences");
+        assert!(pending_by_uid.is_empty(), "pending fences");
+        assert!(timelines.is_empty() && timeline_imports.is_empty(), "timelines");
+        assert!(self.watched.is_empty() && self.lines.is_empty(), "the reactor's tables");
+        assert_eq!(self.open.get(), 1, "I5: the state page alone is open");
     }
 }

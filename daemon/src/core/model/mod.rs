@@ -3,7 +3,11 @@
 //! - `ops` lists the operations; each is done by the file of its subject.
 //! - `effects` carries out what the core answers, as the shell and the reactor would; `picture` is
 //!   what these and the clients know by then.
-//! - `invariants` lists what must be true after every operation.
+//! - `invariants` lists what must be true after every operation, and of what nothing is left in the end;
+//!   `privacy` is its part that says what clients see of each other.
+//!
+//! `DMASHARE_MODEL_OPERATIONS` is how many operations are tried (300,000 if it is not set), in sequences of
+//! up to 300.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -12,6 +16,7 @@ use std::rc::Rc;
 use dmashare_proto::message::{Cause, Event, FenceState, GuardKind, PointState, Reply};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::gate::Gate;
@@ -26,6 +31,7 @@ mod invariants;
 mod neutral;
 mod ops;
 mod picture;
+mod privacy;
 mod rehearsals;
 mod rehearse;
 mod timelines;
@@ -93,6 +99,7 @@ struct Model {
     held: Vec<ObjectId>,
     /// What devices have that are about to be ejected.
     draining: BTreeMap<DeviceId, Counts>,
+    privacy: privacy::Privacy,
 }
 
 impl Model {
@@ -112,7 +119,13 @@ impl Model {
             ack_timeout_ns: 2_000_000_000,
         };
         let page = Counted::new(&open);
-        let mut broker = Broker::new(limits, IdSource::new(1), [7; 16], GuardKind::Simulated, page);
+        let mut broker = Broker::new(
+            limits,
+            IdSource::new(privacy::FIRST_ID),
+            [7; 16],
+            GuardKind::Simulated,
+            page,
+        );
         broker.first_reservation();
         Self {
             broker,
@@ -141,6 +154,7 @@ impl Model {
             allocations: Vec::new(),
             held: Vec::new(),
             draining: BTreeMap::new(),
+            privacy: privacy::Privacy::default(),
         }
     }
 
@@ -153,42 +167,39 @@ impl Model {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: std::env::var("DMASHARE_MODEL_CASES")
-            .ok().and_then(|n| n.parse().ok()).unwrap_or(2000),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+/// Operations that are tried where nobody asks for another number.
+const OPERATIONS: usize = 300_000;
+/// Sequences between two looks at how many operations there were.
+const SEQUENCES: u32 = 50;
 
-    #[test]
-    fn invariants_hold_after_every_operation(ops in proptest::collection::vec(op(), 1..300)) {
-        let mut model = Model::new();
-        for op in ops {
-            model.apply(op);
-            model.check();
+/// How many operations are to be tried: [`OPERATIONS`], or what `DMASHARE_MODEL_OPERATIONS` says.
+fn wanted() -> usize {
+    match std::env::var("DMASHARE_MODEL_OPERATIONS") {
+        Ok(number) => number.parse().expect("DMASHARE_MODEL_OPERATIONS is a number"),
+        Err(_) => OPERATIONS,
+    }
+}
+
+#[test]
+fn invariants_hold_after_every_operation() {
+    let config =
+        ProptestConfig { cases: SEQUENCES, failure_persistence: None, ..ProptestConfig::default() };
+    let done = Cell::new(0);
+    while done.get() < wanted() {
+        // One runner runs once.
+        let result =
+            TestRunner::new(config.clone()).run(&proptest::collection::vec(op(), 1..300), |ops| {
+                let mut model = Model::new();
+                for op in ops {
+                    model.apply(op);
+                    model.check();
+                    done.set(done.get() + 1);
+                }
+                model.nothing_is_left();
+                Ok(())
+            });
+        if let Err(error) = result {
+            panic!("{error}");
         }
-        // Everyone leaves, every card is pulled: nothing is left.
-        while let Some(client) = model.clients.pop() {
-            let mut out = Vec::new();
-            model.broker.disconnect(client, &mut out);
-            model.carry_out(out);
-        }
-        model.rehearsed.clear();
-        while model.gates.values().any(|gate| !gate.is_lost()) {
-            model.close_gate(0);
-        }
-        while !model.closed.is_empty() {
-            model.lose(0);
-        }
-        prop_assert!(model.broker.devices.is_empty());
-        prop_assert!(model.broker.buffers.is_empty());
-        prop_assert!(model.broker.imports.is_empty());
-        prop_assert!(model.broker.fences.is_empty());
-        prop_assert!(model.broker.fence_imports.is_empty());
-        prop_assert!(model.broker.timelines.is_empty());
-        prop_assert!(model.broker.timeline_imports.is_empty());
-        model.nothing_neutral_is_left();
-        prop_assert_eq!(model.open.get(), 1);
     }
 }

@@ -28,6 +28,8 @@ impl Model {
         };
         self.fresh(done.epoch.0);
         self.fresh(done.comes_as.0);
+        self.privacy.belongs(done.epoch.0, client);
+        self.privacy.belongs(done.comes_as.0, client);
         assert_eq!((done.lost, self.named(client, device)), (knew, done.comes_as));
         for effect in &out {
             let Effect::EndRehearsed { fences, timelines, guards } = effect else { continue };

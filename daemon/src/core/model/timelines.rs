@@ -25,7 +25,7 @@ impl Model {
     pub(super) fn import_timeline(&mut self, n: usize, m: usize) {
         let Some(client) = Self::pick(&self.clients, n) else { return };
         let Some(token) = Self::pick(&self.tokens, m) else { return };
-        self.ask(client, Checked::ImportTimeline(token));
+        self.try_token(client, token, Checked::ImportTimeline);
     }
 
     pub(super) fn promise(&mut self, n: usize, m: usize, point: u64) {
