@@ -14,6 +14,7 @@ mod helpers;
 pub mod kernel;
 pub mod reactor;
 pub mod shell;
+mod slot;
 pub mod state_page;
 mod sync;
 pub mod timeline;
