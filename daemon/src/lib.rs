@@ -15,6 +15,7 @@ mod keeper;
 pub mod kernel;
 pub mod reactor;
 pub mod shell;
+mod slot;
 pub mod state_page;
 mod sync;
 pub mod timeline;

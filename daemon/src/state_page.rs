@@ -9,6 +9,8 @@ use dmashare_proto::state_page::{LAYOUT, MAGIC, SIZE, SLOTS, Word, word_offset};
 use dmashare_uapi::futex;
 use dmashare_uapi::memfd::SharedPage;
 
+use crate::slot;
+
 /// The page, writable here and nowhere else. Shared by the main thread (devices that come and go)
 /// and the reactor (devices that are lost): a slot has one writer at a time, since the reactor knows
 /// a device only after its slot was filled, and forgets it before the slot is used again.
@@ -48,16 +50,17 @@ impl StatePage {
 
     /// Writes a slot and wakes whoever waits for a change of it. A failing wake is an error of ours
     /// (the futex is in our own memory), so it is logged where it is found.
-    pub fn publish(&self, slot: u32, device: DeviceId, word: Word) {
-        let Some(offset) = word_offset(slot) else {
-            tracing::error!(slot, "a slot beyond the state page");
+    pub fn publish(&self, at: u32, device: DeviceId, word: Word) {
+        let Some(offset) = word_offset(at) else {
+            tracing::error!(slot = at, "a slot beyond the state page");
             return;
         };
-        self.0.atomic_u64(offset + 8).store(device.0, Ordering::Relaxed);
-        let futex_word = self.0.atomic_u32(offset);
-        futex_word.store(word.0, Ordering::Release);
-        if let Err(error) = futex::wake_all(futex_word) {
-            tracing::error!(slot, %error, "waking the waiters of a device's state failed");
+        let (id, futex_word) = (self.0.atomic_u64(offset + 8), self.0.atomic_u32(offset));
+        let woken = slot::publish(id, futex_word, (device.0, word.0), |word| {
+            futex::wake_all(word).map(drop)
+        });
+        if let Err(error) = woken {
+            tracing::error!(slot = at, %error, "waking the waiters of a device's state failed");
         }
     }
 

@@ -113,6 +113,11 @@ impl Slots {
             self.free.push(slot);
         }
     }
+
+    #[cfg(test)]
+    pub fn all_free(&self) -> bool {
+        self.free.len() == SLOTS as usize
+    }
 }
 
 impl<H: Handles> Broker<H> {

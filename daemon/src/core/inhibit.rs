@@ -37,7 +37,11 @@ impl<H: Handles> Broker<H> {
     ) -> Result<Reply, WireError> {
         inhibit.check()?;
         let device = match inhibit.device {
-            Some(device) => Some(self.may_be_inhibited(self.meant(client, device)?)?),
+            Some(device) => {
+                let device = self.meant(client, device)?;
+                let was_told = self.was_told_of(client, device);
+                Some(self.may_be_inhibited(device, was_told)?)
+            }
             None => None,
         };
         self.may_have_one_more(client)?;
@@ -59,7 +63,10 @@ impl<H: Handles> Broker<H> {
         out: &mut Effects<H>,
     ) -> Result<ObjectId, WireError> {
         inhibit.check()?;
-        let device = inhibit.device.map(|device| self.may_be_inhibited(device)).transpose()?;
+        // The bus shows all reports.
+        let was_told = |device| self.reports.iter().any(|report| report.epoch() == device);
+        let device = inhibit.device.map(|device| self.may_be_inhibited(device, was_told(device)));
+        let device = device.transpose()?;
         let same = self.inhibitors.values().filter(
             |held| matches!(&held.holder, Holder::Bus(other, ..) if other.uid == creds.uid),
         );
@@ -97,11 +104,12 @@ impl<H: Handles> Broker<H> {
         id
     }
 
-    fn may_be_inhibited(&self, device: DeviceId) -> Result<DeviceId, WireError> {
+    /// `was_told`: whoever asks knows that it was there.
+    fn may_be_inhibited(&self, device: DeviceId, was_told: bool) -> Result<DeviceId, WireError> {
         if self.devices.get(&device).is_some_and(|known| known.lost.is_none()) {
             return Ok(device);
         }
-        if self.reports.iter().any(|report| report.epoch() == device) {
+        if was_told {
             return Err(self.lost_error(device));
         }
         let text = format!("there is no device {device} whose eject could be held up");

@@ -128,6 +128,16 @@ impl Tokens {
     pub fn usable(&self) -> impl Iterator<Item = ObjectId> + '_ {
         self.rights.values().filter(|right| right.lost.is_none()).map(|right| right.object)
     }
+
+    #[cfg(test)]
+    pub fn owners(&self) -> impl Iterator<Item = ClientId> + '_ {
+        self.rights.values().map(|right| right.owner)
+    }
+
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.rights.is_empty() && self.of.is_empty()
+    }
 }
 
 impl<H: Handles> Broker<H> {

@@ -244,7 +244,7 @@ impl<H: Handles> Broker<H> {
         let mine = |device: &&Device| device.only_for.is_none_or(|only| only == client);
         let Some(device) = self.devices.get(&id).filter(mine) else {
             // Gone, or never there. A second acknowledgement does no harm, and needs no error.
-            if self.reports.iter().any(|report| report.epoch() == id) {
+            if self.was_told_of(client, id) {
                 return Ok(Reply::Done(()));
             }
             return Err(WireError::new(
@@ -271,6 +271,14 @@ impl<H: Handles> Broker<H> {
             self.note(client, import, Owned::Lost(id));
         }
         Ok(Reply::Done(()))
+    }
+
+    /// Whether a device was lost to this client: to all, or to it alone.
+    pub(super) fn was_told_of(&self, client: ClientId, id: DeviceId) -> bool {
+        self.reports.iter().any(|report| {
+            let is_its = report.rehearsed_for.is_none_or(|only| only.client == client);
+            report.epoch() == id && is_its
+        })
     }
 
     /// Marks the lost devices of which no import is left.

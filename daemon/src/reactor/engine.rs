@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 
 use dmashare_proto::keeper::Key;
 use dmashare_proto::message::{Cause, FenceState};
@@ -16,6 +16,7 @@ use nix::sys::eventfd::EventFd;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::fences::{Pending, Table, forget_source};
+use super::handover::{Found, Inbox};
 use super::lines::Lines;
 use super::liveness::Liveness;
 use super::removals::Devices;
@@ -38,7 +39,7 @@ pub(super) struct Engine {
     pub(super) machine: Machine,
     pub(super) uevents: Option<Uevents>,
     pub(super) state_page: Arc<StatePage>,
-    pub(super) commands: Receiver<Command>,
+    pub(super) commands: Inbox<Command>,
     pub(super) wake: Arc<EventFd>,
     pub(super) notices: UnboundedSender<Notice>,
     pub(super) epoll: Epoll,
@@ -77,7 +78,7 @@ impl Engine {
             machine,
             uevents,
             state_page,
-            commands,
+            commands: Inbox::new(commands),
             wake,
             notices,
             epoll,
@@ -135,16 +136,11 @@ impl Engine {
 
     /// `true` for the stop.
     pub(super) fn carry_out_commands(&mut self) -> io::Result<bool> {
-        // The count is read before the queue, so that what is queued after it wakes again.
-        match self.wake.read() {
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
         loop {
-            match self.commands.try_recv() {
-                Err(TryRecvError::Empty) => return Ok(false),
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return Ok(true),
-                Ok(command) => self.carry_out(command),
+            match self.commands.next(&*self.wake)? {
+                Found::Nothing => return Ok(false),
+                Found::Item(Command::Stop) | Found::End => return Ok(true),
+                Found::Item(command) => self.carry_out(command),
             }
         }
     }

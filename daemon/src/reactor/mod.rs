@@ -13,6 +13,7 @@ use std::time::Duration;
 use dmashare_proto::message::{Cause, FenceState};
 use dmashare_proto::state_page::Word;
 use dmashare_proto::{ClientId, DeviceId, ObjectId};
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -29,6 +30,7 @@ use crate::timeline::{Line, NewLine};
 mod deadlines;
 mod engine;
 mod fences;
+mod handover;
 mod lines;
 mod liveness;
 mod losses;
@@ -258,13 +260,13 @@ impl Reactor {
     /// Queues a command and wakes the thread. If the thread is gone the command is dropped, and with
     /// it its fds and guards (which ends them); the main thread hears of that by [`Notice::Stopped`].
     pub fn send(&self, command: Command) {
-        if self.commands.send(command).is_err() {
-            tracing::error!("the fence reactor is gone; a fence ends with an error");
-            return;
-        }
-        if let Err(error) = self.wake.write(1) {
+        match handover::send(&self.commands, &*self.wake, command) {
+            Ok(Ok(())) => {}
             // EAGAIN cannot be: that takes 2^64 - 2 unread wake-ups.
-            tracing::error!(%error, "waking the fence reactor failed");
+            Ok(Err(error)) => tracing::error!(%error, "waking the fence reactor failed"),
+            Err(handover::Gone) => {
+                tracing::error!("the fence reactor is gone; a fence ends with an error");
+            }
         }
     }
 
@@ -275,6 +277,19 @@ impl Reactor {
             && thread.join().is_err()
         {
             tracing::error!("the fence reactor panicked");
+        }
+    }
+}
+
+impl handover::Bell for EventFd {
+    fn ring(&self) -> io::Result<()> {
+        self.write(1).map(drop).map_err(io::Error::from)
+    }
+
+    fn hush(&self) -> io::Result<()> {
+        match self.read() {
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
     }
 }

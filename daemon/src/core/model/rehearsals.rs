@@ -1,5 +1,10 @@
 //! Rehearsals, one case after the other.
 
+use dmashare_proto::message::{
+    Access, AttachFence, CreateTimeline, Direction, Grant, Grantee, Layout, Plane, PointAt, Policy,
+    ShareFence,
+};
+
 use super::*;
 
 /// Clients with one thing each to say.
@@ -85,6 +90,10 @@ impl Model {
         }
         let mut out = Vec::new();
         let done = self.broker.rehearse_for(self.now_ns, 0, device, client, guards, &mut out);
+        if let Ok(done) = &done {
+            self.privacy.belongs(done.epoch.0, client);
+            self.privacy.belongs(done.comes_as.0, client);
+        }
         let events = self.carry_out(out).into_iter().filter_map(|(to, message)| {
             assert_eq!(to, client);
             match message {
@@ -280,4 +289,24 @@ fn for_all_the_device_comes_back_as_another() {
     let refused = model.broker.may_rehearse(again, Some(stranger));
     assert_eq!(refused, Err(NotRehearsed::NoClient(stranger)));
     model.check();
+}
+
+/// Its id was answered as one that there is: whoever tried numbers learned of others' rehearsals.
+#[test]
+fn what_one_client_lost_is_unknown_to_others() {
+    use dmashare_proto::message::{Inhibit, InhibitMode};
+
+    let mut model = Model::new();
+    model.plug(1);
+    let [other, subject] = [(); 2].map(|()| model.client());
+    let device = *model.gates.keys().next().unwrap();
+    let (done, _) = model.loses(subject, device);
+    let inhibit =
+        Inhibit { device: Some(done.epoch), mode: InhibitMode::Block, why: "the model".to_owned() };
+    model.privacy.name(done.epoch.0);
+    for request in [Checked::Acknowledge(done.epoch), Checked::Inhibit(inhibit)] {
+        let error = error(model.ask(other, request));
+        assert_eq!(error.code, ErrorCode::UNKNOWN_DEVICE, "{error}");
+    }
+    assert_eq!(model.ask(subject, Checked::Acknowledge(done.lost)), Reply::Done(()));
 }
