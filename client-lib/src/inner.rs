@@ -180,6 +180,8 @@ impl Handler for Arc<Inner> {
             Event::DeviceAdded(info) => {
                 Some(Notice::Added(crate::DeviceInfo::new(&self.page, info)?))
             }
+            // Told again by a broker that was restarted while it told.
+            Event::DeviceLost(lost) if self.imports.cause(lost.device).is_some() => None,
             Event::DeviceLost(lost) => Some(Notice::Lost(self.imports.sweep(lost))),
             Event::DeviceGone(device) => {
                 self.imports.forget(device);

@@ -176,10 +176,8 @@ pub(super) fn kill() -> Result<()> {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
     let until = std::time::Instant::now() + BOUND;
     loop {
-        // Blocks until its jobs are done; a restart that is due is none yet.
-        let state = systemctl(&["show", "-P", "ActiveState", "-P", "MainPID", UNIT])?;
-        let mut words = state.split_whitespace();
-        let (state, main) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let state = systemctl(&["show", "-P", "ActiveState", UNIT])?;
+        let main = systemctl(&["show", "-P", "MainPID", UNIT])?;
         if state == "active" && main != old.0.to_string() && main != "0" {
             return Ok(());
         }
