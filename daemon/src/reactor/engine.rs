@@ -65,7 +65,6 @@ impl Engine {
         commands: Receiver<Command>,
         wake: Arc<EventFd>,
         notices: UnboundedSender<Notice>,
-        keeper: Option<Arc<Keeper>>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
@@ -90,7 +89,7 @@ impl Engine {
             next_point: LINES,
             implicit: HashMap::new(),
             next_implicit: IMPLICIT,
-            keeper,
+            keeper: None,
         })
     }
 

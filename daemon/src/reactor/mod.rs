@@ -238,7 +238,7 @@ impl Reactor {
     ) -> io::Result<Self> {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let (commands, receiver) = mpsc::channel();
-        let engine = engine::Engine::new(
+        let mut engine = engine::Engine::new(
             machine,
             lookout,
             state_page,
@@ -246,8 +246,8 @@ impl Reactor {
             receiver,
             Arc::clone(&wake),
             notices.clone(),
-            keeper,
         )?;
+        engine.keeper = keeper;
         let thread = std::thread::Builder::new().name("fences".to_owned()).spawn(move || {
             let result = engine.run();
             if notices.send(Notice::Stopped(result)).is_err() {
