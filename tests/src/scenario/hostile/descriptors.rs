@@ -14,6 +14,9 @@ use crate::hostile::raw::{SCM_MAX_FD, send_some_now};
 use crate::hostile::{Raw, expect, new_files_limit};
 use crate::{Buffer, World};
 
+/// Less than what all may have together, also where the service may have few descriptors.
+pub(super) const FEWER: &str = "[limits]\nobjects_per_client = 4096\n";
+
 /// A client holds as much as it may, is told that it has enough, and goes away with all of it.
 pub(super) fn own_limit(world: &mut World) -> Result<()> {
     new_files_limit()?;

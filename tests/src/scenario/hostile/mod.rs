@@ -20,7 +20,7 @@ const fn attack(name: &'static str, run: fn(&mut World) -> anyhow::Result<()>) -
 
 /// All of them.
 pub(super) const SCENARIOS: &[Scenario] = &[
-    attack("hostile/own-limit", descriptors::own_limit),
+    Scenario { config: descriptors::FEWER, ..attack("hostile/own-limit", descriptors::own_limit) },
     attack("hostile/in-flight", descriptors::in_flight),
     attack("hostile/socket-cycles", descriptors::socket_cycles),
     attack("hostile/tiny-messages", floods::tiny),
