@@ -56,6 +56,17 @@ impl Device {
         DeviceAt { device: id, slot: self.slot, word }
     }
 
+    /// For the reactor, which watches its removal.
+    pub fn watch<H: Handles>(&self, id: DeviceId) -> Effect<H> {
+        Effect::AddDevice {
+            device: id,
+            desc: self.desc.clone(),
+            gate: Arc::clone(&self.gate),
+            slot: self.slot,
+            word: Word::new(self.generation, DeviceState::Present),
+        }
+    }
+
     pub fn info(&self, id: DeviceId) -> DeviceInfo {
         DeviceInfo {
             at: self.at(id),
@@ -166,13 +177,7 @@ impl<H: Handles> Broker<H> {
         }
         if let Some(device) = self.devices.get_mut(&id) {
             device.desc = desc;
-            out.push(Effect::AddDevice {
-                device: id,
-                desc: device.desc.clone(),
-                gate: Arc::clone(&device.gate),
-                slot: device.slot,
-                word: Word::new(device.generation, DeviceState::Present),
-            });
+            out.push(device.watch(id));
         }
         self.dirty_devices.insert(id);
         self.notes.device(id);

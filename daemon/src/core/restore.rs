@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use dmashare_proto::message::GuardKind;
 use dmashare_proto::report::UnplugReport;
-use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{ClientId, DeviceId, ObjectId, Token};
 use serde::de::DeserializeOwned;
 
@@ -22,7 +21,7 @@ use super::records::{
 use super::rehearse::Epochs;
 use super::timelines::Timeline;
 use super::tokens::Right;
-use super::{Broker, CheckedPlane, Effect, Effects, Handles, IdSource, Limits, Owned};
+use super::{Broker, CheckedPlane, Effects, Handles, IdSource, Limits, Owned};
 use crate::gate::{DeviceRef, Gate, Kind as Count};
 
 /// What was kept, by kind, id, and second number: bytes and descriptors.
@@ -126,17 +125,8 @@ impl<H: Handles> Broker<H> {
     /// What is to be done after a restore: devices that were present are watched again, and are found
     /// to be lost by that if they have gone meanwhile.
     pub fn rearm(&mut self, out: &mut Effects<H>) {
-        for (&id, device) in &self.devices {
-            if device.lost.is_none() {
-                out.push(Effect::AddDevice {
-                    device: id,
-                    desc: device.desc.clone(),
-                    gate: Arc::clone(&device.gate),
-                    slot: device.slot,
-                    word: Word::new(device.generation, DeviceState::Present),
-                });
-            }
-        }
+        let there = self.devices.iter().filter(|(_, device)| device.lost.is_none());
+        out.extend(there.map(|(&id, device)| device.watch(id)));
         let draining: Vec<_> =
             self.devices.iter().filter(|(_, it)| it.draining).map(|(&id, _)| id).collect();
         // The eject that asked for it is not there any more.
