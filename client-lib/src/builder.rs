@@ -1,5 +1,6 @@
 //! How to connect.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,10 @@ use crate::inner::Inner;
 const SOCKET: &str = "/run/dmashare/broker.sock";
 /// The environment variable for another place.
 const SOCKET_VARIABLE: &str = "DMASHARE_SOCKET";
+
+/// How often a connection is made that ends before it is answered: the broker was killed just then, and who
+/// refuses says why.
+const TRIES: u32 = 4;
 
 /// Settings of a connection, from [`Connection::builder`].
 #[derive(Clone, Debug)]
@@ -77,12 +82,18 @@ impl Builder {
     /// As there.
     pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Connection, Error> {
         let path = path.as_ref();
-        let socket = transport::connect_to(path).map_err(|source| Error::Io {
-            what: "cannot connect to the broker's socket",
-            source,
-        })?;
         let name = self.name.unwrap_or_else(own_name);
-        let inner = greet(socket, &name, self.patience)?;
+        let mut tries = 1;
+        let inner = loop {
+            let socket = transport::connect_to(path).map_err(|source| Error::Io {
+                what: "cannot connect to the broker's socket",
+                source,
+            })?;
+            match greet(socket, &name, self.patience) {
+                Err(error) if tries < TRIES && is_no_refusal(&error) => tries += 1,
+                greeted => break greeted?,
+            }
+        };
         if !self.reconnect {
             return Ok(Connection::of(&inner));
         }
@@ -111,6 +122,17 @@ fn greet(socket: OwnedFd, name: &str, patience: Option<Duration>) -> Result<Arc<
     let mut buffer = Box::<Buffer>::default();
     let (welcome, page) = handshake(&socket, &mut buffer, name, Deadline::after(patience))?;
     Inner::new(socket, buffer, welcome, page, patience)
+}
+
+/// Whether the connection ended without a word, as that of a broker that was killed before it had noted that
+/// there is one: the only instant at which a restart is seen.
+fn is_no_refusal(error: &Error) -> bool {
+    let gone = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+    match error {
+        Error::Disconnected(_) => true,
+        Error::Io { source, .. } => gone.contains(&source.kind()),
+        _ => false,
+    }
 }
 
 /// The executable's name, made fit for a table.

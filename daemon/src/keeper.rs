@@ -15,6 +15,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use crate::clock::monotonic_ns;
+
 /// How long the keeper is waited for, which has nothing else to do. Then nothing is kept any more.
 const PATIENCE_MS: u16 = 5_000;
 /// Keys in one [`ToKeeper::Now`].
@@ -22,6 +24,18 @@ const KEYS: usize = 2_000;
 
 /// What was kept: the record's bytes and descriptors.
 pub type Given = (Key, Vec<u8>, Vec<OwnedFd>);
+
+/// Room for one datagram.
+struct Buffer {
+    bytes: Vec<u8>,
+    control: Vec<u64>,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self { bytes: vec![0; MAX_BATCH], control: vec![0; CONTROL_WORDS] }
+    }
+}
 
 /// The connection.
 #[derive(Debug)]
@@ -83,26 +97,12 @@ impl Keeper {
     /// # Errors
     /// It does not answer, or nothing that makes sense.
     pub fn give(&self) -> io::Result<Vec<Given>> {
-        self.send(&ToKeeper::Give, &[])?;
-        let mut all = Vec::new();
-        let (mut bytes, mut control) = (vec![0; MAX_BATCH], vec![0; CONTROL_WORDS]);
+        // Later than any other life's.
+        let number = monotonic_ns();
+        self.send(&ToKeeper::Give(number), &[])?;
+        let (mut all, mut buffer) = (Vec::new(), Buffer::default());
         loop {
-            let mut fds = Vec::new();
-            let (len, flags) = loop {
-                match receive_with_fds(self.socket.as_fd(), &mut bytes, &mut control, &mut fds) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.wait(PollFlags::POLLIN)?;
-                    }
-                    other => break other?,
-                }
-            };
-            if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-                return Err(io::Error::other("what was kept came cut short: out of descriptors?"));
-            }
-            if len == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let Batch { more, pid, entries } = decode(&bytes[..len])?;
+            let (Batch { more, pid, entries, .. }, fds) = self.answer(number, &mut buffer)?;
             self.pid.store(pid, Ordering::Relaxed);
             let mut fds = fds.into_iter();
             for (key, change) in entries {
@@ -121,11 +121,36 @@ impl Keeper {
     /// # Errors
     /// As [`Self::give`].
     pub fn forget(&self) -> io::Result<()> {
-        self.send(&ToKeeper::Forget, &[])?;
-        let (mut bytes, mut control) = ([0; 64], vec![0; CONTROL_WORDS]);
-        self.wait(PollFlags::POLLIN)?;
-        receive_with_fds(self.socket.as_fd(), &mut bytes, &mut control, &mut Vec::new())?;
-        Ok(())
+        let number = monotonic_ns();
+        self.send(&ToKeeper::Forget(number), &[])?;
+        self.answer(number, &mut Buffer::default()).map(drop)
+    }
+
+    /// The next batch of the answer to a question. What another life has asked for, and did not live to
+    /// read, is before it.
+    fn answer(&self, to: u64, buffer: &mut Buffer) -> io::Result<(Batch, Vec<OwnedFd>)> {
+        loop {
+            let mut fds = Vec::new();
+            let Buffer { bytes, control } = buffer;
+            let (len, flags) = loop {
+                match receive_with_fds(self.socket.as_fd(), bytes, control, &mut fds) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.wait(PollFlags::POLLIN)?;
+                    }
+                    other => break other?,
+                }
+            };
+            if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+                return Err(io::Error::other("what was kept came cut short: out of descriptors?"));
+            }
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let batch: Batch = decode(&bytes[..len])?;
+            if batch.to == to {
+                return Ok((batch, fds));
+            }
+        }
     }
 
     fn give_up(&self, error: &io::Error) {

@@ -73,15 +73,15 @@ impl Held {
                         self.records.remove(&key);
                     }
                 }
-                ToKeeper::Give => {
+                ToKeeper::Give(to) => {
                     // Half a batch is of a broker that died within it.
                     staged.clear();
-                    self.give(socket)?;
+                    self.give(socket, to)?;
                 }
-                ToKeeper::Forget => {
+                ToKeeper::Forget(to) => {
                     staged.clear();
                     self.records.clear();
-                    send(socket, &Batch::default(), &[])?;
+                    send(socket, &Batch { to, ..Batch::default() }, &[])?;
                 }
             }
         }
@@ -109,14 +109,14 @@ impl Held {
         Ok(())
     }
 
-    fn give(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+    fn give(&self, socket: BorrowedFd<'_>, to: u64) -> io::Result<()> {
         let pid = std::process::id();
         let (mut entries, mut fds, mut size) = (Vec::new(), Vec::new(), 0);
         for (&key, record) in &self.records {
             let len = record.bytes.len() + 64;
             if fds.len() + record.fds.len() > MAX_BATCH_FDS || size > FULL_BATCH {
                 let entries = std::mem::take(&mut entries);
-                send(socket, &Batch { more: true, pid, entries }, &fds)?;
+                send(socket, &Batch { more: true, pid, to, entries }, &fds)?;
                 fds.clear();
                 size = 0;
             }
@@ -125,7 +125,7 @@ impl Held {
             let count = u8::try_from(record.fds.len()).map_err(io::Error::other)?;
             entries.push((key, Change::Put { bytes: record.bytes.clone(), fds: Some(count) }));
         }
-        send(socket, &Batch { more: false, pid, entries }, &fds)
+        send(socket, &Batch { more: false, pid, to, entries }, &fds)
     }
 }
 

@@ -46,6 +46,9 @@ pub struct Batch {
     pub more: bool,
     /// From the keeper: its process, whose descriptors are the broker's own; else 0.
     pub pid: u32,
+    /// From the keeper: the number of the question that it answers; else 0. A life of the broker that has
+    /// asked and died leaves the answer to the next one.
+    pub to: u64,
     /// In their order.
     pub entries: Vec<(Key, Change)>,
 }
@@ -57,10 +60,12 @@ pub enum ToKeeper {
     Batch(Batch),
     /// Drop these now, whatever else is under way: the ends of guards, which end by it.
     Now(Vec<Key>),
-    /// Give everything: answered by batches of `Put`s, of which the last has `more` not set.
-    Give,
-    /// Forget everything: nobody will ask for it. Answered by an empty batch when it is closed.
-    Forget,
+    /// Give everything: answered by batches of `Put`s, of which the last has `more` not set. With a number
+    /// that no life of the broker has used.
+    Give(u64),
+    /// Forget everything: nobody will ask for it. Answered by an empty batch when it is closed. With a
+    /// number, as [`Self::Give`].
+    Forget(u64),
 }
 
 /// As bytes.

@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::discard::Lane;
 use super::journal::Asked;
-use super::outbox::{Flushed, Handled, Outbox};
+use super::outbox::{Flushed, Handled, Kept, Outbox};
 use super::{Shared, intake, poll};
 use crate::clock::monotonic_ns;
 use crate::core::{Credentials, Outgoing};
@@ -65,20 +65,42 @@ pub(super) fn accept(shell: &Shared, socket: OwnedFd, peer: Peer) -> io::Result<
     Ok(())
 }
 
+/// What a former life of the service has left of a connection.
+pub(super) struct Left {
+    /// What waited to be sent: number, bytes, descriptors.
+    pub queued: Vec<(u64, Vec<u8>, Vec<OwnedFd>)>,
+    /// What it was about to tell, and perhaps has told.
+    pub words: Vec<Vec<u8>>,
+    /// The last request that has changed something.
+    pub handled: Option<Handled>,
+    /// Requests that are not answered.
+    pub open: Vec<u64>,
+}
+
 /// A connection of a former life's goes on: what that may have said is said, and it is served.
 pub(super) fn go_on(
     shell: &Shared,
     client: ClientId,
     socket: OwnedFd,
     peer: Peer,
-    (handled, open, words): (Option<Handled>, Vec<u64>, Vec<Vec<u8>>),
+    left: Left,
 ) -> io::Result<()> {
     let socket = Arc::new(socket);
     let outbox = Rc::new(Outbox::new(Arc::clone(&socket), peer.pid, peer.pidfd));
-    outbox.go_on(handled, open);
+    outbox.go_on(left.handled, left.open);
     let socket = poll::register(socket)?;
-    let lane = shell.borrow_mut().lanes.lane(peer.uid).map_err(io::Error::other)?;
-    for bytes in words {
+    let mut this = shell.borrow_mut();
+    let lane = this.lanes.lane(peer.uid).map_err(io::Error::other)?;
+    if let Some(account) = this.broker.account(client) {
+        outbox.charge_to(account.clone());
+    }
+    if let Some(keeper) = this.journal.keeper() {
+        let last = left.queued.iter().map(|it| it.0).max().unwrap_or(0);
+        outbox.keep_by(Kept::new(keeper, client, last));
+    }
+    drop(this);
+    outbox.put_kept(left.queued);
+    for bytes in left.words {
         outbox.put(bytes, Vec::new(), usize::MAX);
     }
     begin(shell, client, socket, outbox, lane);
@@ -96,6 +118,9 @@ fn begin(
     if let Some(account) = this.broker.account(client) {
         outbox.charge_to(account.clone());
         lane.charge_to(account.clone());
+    }
+    if let Some(keeper) = this.journal.keeper() {
+        outbox.keep_by(Kept::new(keeper, client, 0));
     }
     this.connections.insert(client, Rc::clone(&outbox));
     drop(this);

@@ -11,9 +11,9 @@ use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{ClientId, DeviceId, ObjectId};
 use dmashare_uapi::pidfd;
 
-use super::connection::{self, Peer};
+use super::connection::{self, Left, Peer};
 use super::journal::{
-    ENDER, HANDLED, HANGUP, HOLD, LINE, OPEN, OfHandled, OfWatch, PAGE, SOCKET, TOLD, WATCH,
+    ENDER, HANDLED, HANGUP, HOLD, LINE, OPEN, OfHandled, OfWatch, PAGE, QUEUED, SOCKET, TOLD, WATCH,
 };
 use super::outbox::Handled;
 use super::{Os, Shared, Shell, inhibit};
@@ -92,20 +92,33 @@ impl Former {
     }
 }
 
-/// Goes on with it: devices, fences and timelines first, then those who wait for them.
+/// Goes on with it: connections first, so that there is somebody to tell; devices, timelines and fences; then
+/// those who wait for them.
 pub(super) fn go_on(shell: &Shared, mut former: Former) {
     let began_ns = monotonic_ns();
     let (clients, holds) = {
-        let mut this = shell.borrow_mut();
-        this.sweep_vanished(&mut former);
-        this.event(|broker, out| broker.rearm(out));
-        this.restore_lines(&mut former);
-        this.restore_fences(&mut former);
+        let this = shell.borrow();
         let clients: Vec<_> =
             this.broker.connected().map(|(id, creds)| (id, creds.pid, creds.uid)).collect();
-        let holds = this.broker.held_by_bus();
-        (clients, holds)
+        (clients, this.broker.held_by_bus())
     };
+    let count = clients.len();
+    let (mut open, mut lost) = (Vec::new(), Vec::new());
+    for (client, pid, uid) in clients {
+        let asked = former.take_all(OPEN, client);
+        let again = asked.iter().map(|(key, ..)| key.2).collect();
+        open.extend(asked.into_iter().map(|(key, bytes, _)| (client, key.2, bytes)));
+        if let Err(error) = go_on_with(shell, &mut former, (client, pid, uid), again) {
+            tracing::error!(%client, pid, %error, "a connection cannot be taken over; it ends");
+            lost.push(client);
+        }
+    }
+    let mut this = shell.borrow_mut();
+    this.sweep_vanished(&mut former);
+    this.event(|broker, out| broker.rearm(out));
+    this.restore_lines(&mut former);
+    this.restore_fences(&mut former);
+    drop(this);
     for hold in holds {
         let pipe = former.take(HOLD, hold.0).and_then(|(_, mut fds)| fds.pop());
         match pipe {
@@ -113,10 +126,16 @@ pub(super) fn go_on(shell: &Shared, mut former: Former) {
             None => shell.borrow_mut().event(|broker, _| broker.inhibitor_released(hold)),
         }
     }
-    let count = clients.len();
-    for (client, pid, uid) in clients {
-        go_on_with(shell, &mut former, client, pid, uid);
+    let mut this = shell.borrow_mut();
+    for client in lost {
+        this.event(|broker, out| broker.disconnect(client, out));
     }
+    for (client, id, bytes) in open {
+        this.journal.reopen(client, id);
+        this.ask_again(client, &bytes);
+    }
+    // What nobody has asked for is of somebody who left in the midst of it.
+    this.journal.said(former.beside.into_keys());
     tracing::info!(
         clients = count,
         us = (monotonic_ns() - began_ns) / 1000,
@@ -124,46 +143,45 @@ pub(super) fn go_on(shell: &Shared, mut former: Former) {
     );
 }
 
-fn go_on_with(shell: &Shared, former: &mut Former, client: ClientId, pid: i32, uid: u32) {
+fn go_on_with(
+    shell: &Shared,
+    former: &mut Former,
+    (client, pid, uid): (ClientId, i32, u32),
+    open: Vec<u64>,
+) -> io::Result<()> {
     let socket = former.take(SOCKET, client.0).and_then(|(_, mut fds)| fds.pop());
     let handled = former.take(HANDLED, client.0).and_then(|(bytes, fds)| {
         let of: OfHandled = postcard::from_bytes(&bytes).ok()?;
         Some(Handled { id: of.id, bytes: of.bytes, fds: fds.into_iter().map(Arc::new).collect() })
     });
     let told = former.take_all(TOLD, client);
-    let open = former.take_all(OPEN, client);
-    let Some(socket) = socket else {
-        tracing::error!(%client, pid, "a connection was not kept; the client is disconnected");
-        shell.borrow_mut().event(|broker, out| broker.disconnect(client, out));
-        return;
-    };
+    let queued = former.take_all(QUEUED, client);
+    let socket = socket.ok_or_else(|| io::Error::other("its socket was not kept"))?;
     let pidfd = pidfd::peer(socket.as_fd()).ok().and_then(|peer| peer.pidfd);
     let peer = Peer { pid, uid, pidfd };
-    let again: Vec<u64> = open.iter().map(|(key, _)| key.2).collect();
-    let words = told.iter().map(|(_, bytes)| bytes.clone()).collect();
-    if let Err(error) = connection::go_on(shell, client, socket, peer, (handled, again, words)) {
-        tracing::error!(%client, %error, "a connection cannot be taken over");
-        shell.borrow_mut().event(|broker, out| broker.disconnect(client, out));
-        return;
-    }
+    let left = Left {
+        queued: queued.into_iter().map(|(key, bytes, fds)| (key.2, bytes, fds)).collect(),
+        words: told.iter().map(|(_, bytes, _)| bytes.clone()).collect(),
+        handled,
+        open,
+    };
+    connection::go_on(shell, client, socket, peer, left)?;
     let mut this = shell.borrow_mut();
-    this.journal.tell_from(told.iter().map(|(key, _)| key.2).max().unwrap_or(0));
-    this.journal.said(told.into_iter().map(|(key, _)| key));
-    for (key, bytes) in open {
-        this.journal.reopen(client, key.2);
-        this.ask_again(client, &bytes);
-    }
+    this.journal.tell_from(told.iter().map(|(key, ..)| key.2).max().unwrap_or(0));
+    this.journal.said(told.into_iter().map(|(key, ..)| key));
+    Ok(())
 }
 
 impl Former {
-    fn take_all(&mut self, kind: u8, client: ClientId) -> Vec<(Key, Vec<u8>)> {
+    /// In their order.
+    fn take_all(&mut self, kind: u8, client: ClientId) -> Vec<(Key, Vec<u8>, Vec<OwnedFd>)> {
         let is_it = |key: &Key| key.0 == kind && key.1 == client.0;
         let keys: Vec<Key> = self.beside.keys().copied().filter(is_it).collect();
         let mut all: Vec<_> = keys
             .into_iter()
-            .filter_map(|key| self.beside.remove(&key).map(|(bytes, _)| (key, bytes)))
+            .filter_map(|key| self.beside.remove(&key).map(|(bytes, fds)| (key, bytes, fds)))
             .collect();
-        all.sort_unstable_by_key(|(key, _)| key.2);
+        all.sort_unstable_by_key(|(key, ..)| key.2);
         all
     }
 }

@@ -35,6 +35,8 @@ pub(super) const OPEN: u8 = 0x47;
 pub(super) const HANDLED: u8 = 0x48;
 /// Something that a client is told of just now: bytes, by a number.
 pub(super) const TOLD: u8 = 0x49;
+/// What waits for a client that does not read: bytes and descriptors, by a number.
+pub(super) const QUEUED: u8 = 0x4a;
 
 /// What a pending fence is watched by.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -81,6 +83,11 @@ impl Journal {
     /// The process that has all of the broker's descriptors too; 0 if there is none.
     pub fn keeper_pid(&self) -> u32 {
         self.keeper.as_ref().map_or(0, |keeper| keeper.pid())
+    }
+
+    /// Who keeps, if anybody does.
+    pub fn keeper(&self) -> Option<Arc<Keeper>> {
+        self.keeper.clone().filter(|keeper| keeper.works())
     }
 
     /// Whether anything is kept.

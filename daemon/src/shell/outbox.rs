@@ -21,6 +21,12 @@ use tokio::sync::Notify;
 
 use crate::core::{Account, Charge, Kind, Outgoing, Over};
 
+mod in_socket;
+mod kept;
+
+use in_socket::InSocket;
+pub(super) use kept::Kept;
+
 /// How long after ETOOMANYREFS it is tried again at first. There is no event for it: what it waits for is
 /// that any client receives descriptors.
 const FIRST_TRY: Duration = Duration::from_millis(10);
@@ -32,10 +38,6 @@ const LAST_LOOK: Duration = Duration::from_secs(8);
 /// Descriptors in a socket up to which it is not looked at whether they were received: one look for so
 /// many is next to nothing.
 const LOOK_FROM: u64 = 64;
-/// No message takes less of a socket's buffer: `struct sk_buff` and `skb_shared_info` alone are more
-/// (include/linux/skbuff.h, SKB_TRUESIZE).
-const LEAST_IN_SOCKET: u64 = 512;
-
 type SendOne = fn(BorrowedFd<'_>, &[u8], &[BorrowedFd<'_>]) -> io::Result<()>;
 
 /// Encoded bytes, what goes beside them, and what they are charged as.
@@ -43,17 +45,8 @@ struct Queued {
     bytes: Vec<u8>,
     fds: Vec<Arc<OwnedFd>>,
     _charges: Option<[Charge; 2]>,
-}
-
-/// What is in the socket, as far as it is known.
-#[derive(Default)]
-struct InSocket {
-    /// Messages that were sent.
-    sent: u64,
-    /// Of those that may not have been received: which they were, and their descriptors.
-    with_fds: VecDeque<(u64, u64)>,
-    descriptors: u64,
-    charge: Option<Charge>,
+    /// Its number at the keeper.
+    kept: Option<u64>,
 }
 
 /// What became of what was queued.
@@ -80,6 +73,7 @@ pub(super) struct Outbox {
     queue: RefCell<VecDeque<Queued>>,
     in_socket: RefCell<InSocket>,
     account: OnceCell<Account>,
+    kept: OnceCell<Kept>,
     wake: Notify,
     next_try: Cell<Duration>,
     send: SendOne,
@@ -101,6 +95,7 @@ impl Outbox {
             queue: RefCell::default(),
             in_socket: RefCell::default(),
             account: OnceCell::new(),
+            kept: OnceCell::new(),
             wake: Notify::new(),
             next_try: Cell::new(FIRST_TRY),
             send,
@@ -134,6 +129,24 @@ impl Outbox {
     /// Whose account all is on. The first one stays.
     pub fn charge_to(&self, account: Account) {
         self.account.get_or_init(|| account);
+    }
+
+    /// What waits is kept over a restart. The first one stays.
+    pub fn keep_by(&self, kept: Kept) {
+        self.kept.get_or_init(|| kept);
+    }
+
+    /// What waited in a former life of the service goes first, in its order: numbers, bytes, descriptors.
+    pub fn put_kept(&self, all: impl IntoIterator<Item = (u64, Vec<u8>, Vec<OwnedFd>)>) {
+        for (number, bytes, fds) in all {
+            let charges = self.account.get().map(|account| {
+                let descriptors = account.take(Kind::QueuedDescriptors, fds.len() as u64);
+                [account.take(Kind::QueuedBytes, bytes.len() as u64), descriptors]
+            });
+            let fds = fds.into_iter().map(Arc::new).collect();
+            let queued = Queued { bytes, fds, _charges: charges, kept: Some(number) };
+            self.queue.borrow_mut().push_back(queued);
+        }
     }
 
     /// Sends a message now if the socket takes it, else when it does; a client that has let `most`
@@ -181,7 +194,8 @@ impl Outbox {
             Ok(charges) => charges,
             Err(over) => return self.give_up(over),
         };
-        self.queue.borrow_mut().push_back(Queued { bytes, fds, _charges: charges });
+        let kept = self.kept.get().map(|kept| kept.put(&bytes, &fds));
+        self.queue.borrow_mut().push_back(Queued { bytes, fds, _charges: charges, kept });
         self.wake.notify_one();
     }
 
@@ -204,15 +218,14 @@ impl Outbox {
         (self.send)(self.socket.as_fd(), bytes, &borrowed)?;
         self.next_try.set(FIRST_TRY);
         let mut there = self.in_socket.borrow_mut();
-        there.sent += 1;
+        there.sent(fds.len() as u64);
         if fds.is_empty() {
             return Ok(());
         }
-        let message = there.sent;
-        there.with_fds.push_back((message, fds.len() as u64));
-        there.descriptors += fds.len() as u64;
-        let look = there.descriptors > LOOK_FROM;
-        self.note(&mut there);
+        let look = there.descriptors() > LOOK_FROM;
+        if let Some(account) = self.account.get() {
+            there.note(account);
+        }
         drop(there);
         if look {
             self.look();
@@ -224,27 +237,14 @@ impl Outbox {
         Ok(())
     }
 
-    fn note(&self, there: &mut InSocket) {
-        let Some(account) = self.account.get() else { return };
-        let descriptors = there.descriptors;
-        let charge = there.charge.get_or_insert_with(|| account.take(Kind::QueuedDescriptors, 0));
-        charge.set(descriptors);
-    }
-
-    /// Sees how much of what was sent can still be in the socket: messages are received in order, and
-    /// each takes its part of the buffer.
+    /// Sees how much of what was sent can still be in the socket.
     pub fn look(&self) {
         let Ok(bytes) = unreceived(self.socket.as_fd()) else { return };
         let mut there = self.in_socket.borrow_mut();
-        let received = there.sent.saturating_sub(bytes.div_ceil(LEAST_IN_SOCKET));
-        while let Some(&(message, fds)) = there.with_fds.front() {
-            if message > received {
-                break;
-            }
-            there.with_fds.pop_front();
-            there.descriptors -= fds;
+        there.left(bytes);
+        if let Some(account) = self.account.get() {
+            there.note(account);
         }
-        self.note(&mut there);
     }
 
     /// Closes the connection when what is queued is sent.
@@ -269,13 +269,20 @@ impl Outbox {
 
     /// Sends what the socket takes.
     pub fn flush(&self) -> Flushed {
+        let mut sent = Vec::new();
+        let flushed = self.flush_into(&mut sent);
+        if let Some(kept) = self.kept.get() {
+            kept.drop(sent);
+        }
+        flushed
+    }
+
+    fn flush_into(&self, sent: &mut Vec<u64>) -> Flushed {
         loop {
             let mut queue = self.queue.borrow_mut();
             let Some(Queued { bytes, fds, .. }) = queue.front() else { return Flushed::All };
             match self.send_one(bytes, fds) {
-                Ok(()) => {
-                    queue.pop_front();
-                }
+                Ok(()) => sent.extend(queue.pop_front().and_then(|it| it.kept)),
                 Err(error) if is_in_flight(&error) => return Flushed::InFlight,
                 Err(error) if is_full(&error) => return Flushed::Full,
                 Err(_) => {
@@ -309,12 +316,16 @@ impl Outbox {
     /// There is no event for that which the client could not forge (it can shut its side down and read
     /// nothing), so it is looked at, less and less often.
     pub async fn linger(&self) {
-        self.queue.borrow_mut().clear();
+        let never_sent = std::mem::take(&mut *self.queue.borrow_mut());
+        if let Some(kept) = self.kept.get() {
+            kept.drop(never_sent.iter().filter_map(|it| it.kept));
+        }
+        drop(never_sent);
         self.look();
         let Some(account) = self.account.get() else { return };
         let mut wait = FIRST_TRY;
         let mut held = None;
-        while self.in_socket.borrow().descriptors > 0 {
+        while self.in_socket.borrow().descriptors() > 0 {
             let hold = || {
                 // It is the end for the client, as if the socket were closed.
                 if let Err(error) = shutdown(self.socket.as_raw_fd(), Shutdown::Both) {

@@ -46,6 +46,7 @@ mod restart;
 mod share;
 mod standing;
 mod stop;
+mod strace;
 mod synthetic;
 mod timeline;
 mod torn_reads;
@@ -166,7 +167,48 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("exporter-killed", share::exporter_killed),
     Scenario { bound: SLOW, ..Scenario::new("restart/killed", restart::killed) },
     Scenario { bound: SLOW, ..Scenario::new("restart/upgraded", restart::upgraded) },
-    Scenario { bound: MANY, ..Scenario::new("restart/load", restart::under_load) },
+    Scenario {
+        bound: MANY,
+        config: restart::CONFIG,
+        ..Scenario::new("restart/load", restart::under_load)
+    },
+    Scenario { bound: SLOW, ..Scenario::new("restart/gone", restart::meanwhile::gone) },
+    Scenario {
+        backends: ONCE,
+        bound: SLOW,
+        ..Scenario::new("restart/exchanged", restart::meanwhile::exchanged)
+    },
+    Scenario {
+        backends: ALL,
+        bound: SLOW,
+        ..Scenario::new("restart/timelines", restart::meanwhile::timelines)
+    },
+    Scenario {
+        backends: SIMULATED,
+        ..Scenario::new("restart/other-format", restart::meanwhile::other_format)
+    },
+    Scenario {
+        backends: SIMULATED,
+        ..Scenario::new("restart/nonsense", restart::meanwhile::nonsense)
+    },
+    Scenario {
+        backends: ONCE,
+        bound: SLOW,
+        config: restart::slow_reader::CONFIG,
+        ..Scenario::new("restart/slow-reader", restart::slow_reader::run)
+    },
+    Scenario {
+        backends: SIMULATED,
+        bound: MANY,
+        config: restart::each_call::CONFIG,
+        ..Scenario::new("restart/each-call", restart::each_call::running)
+    },
+    Scenario {
+        backends: SIMULATED,
+        bound: MANY,
+        config: restart::each_call::CONFIG,
+        ..Scenario::new("restart/each-call-of-start", restart::each_call::starting)
+    },
     Scenario::new("fence-signals", fence::signals),
     Scenario::new("fence-fails", fence::fails),
     Scenario::new("fence-times-out", fence::times_out),

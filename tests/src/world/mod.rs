@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dmashare::{Connection, DeviceId};
+use dmashare_proto::keeper::Key;
 
 use crate::actor::{Actor, User};
 use crate::bus::{self, Bus};
@@ -338,8 +339,57 @@ impl World {
     /// It does not start.
     pub fn kill_broker(&mut self) -> Result<()> {
         match &mut self.inner {
-            Inner::Simulated(simulated) => simulated.kill().and_then(|()| simulated.begin()),
+            Inner::Simulated(simulated) => simulated.kill().and_then(|()| simulated.begin(&[])),
             Inner::Vm(_) => vm::kill(),
+        }
+    }
+
+    /// Kills the broker, which is not started again before `meanwhile` is over.
+    ///
+    /// # Errors
+    /// It does not start; or `meanwhile`'s.
+    pub fn kill_broker_while(&mut self, meanwhile: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        match &mut self.inner {
+            Inner::Simulated(simulated) => {
+                simulated.kill()?;
+                meanwhile(self)?;
+                self.begin_broker(&[])
+            }
+            Inner::Vm(_) => vm::kill_while(|| meanwhile(self)),
+        }
+    }
+
+    /// Kills the broker, which stays away until [`Self::begin_broker`] (simulated).
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_quietly(&mut self) -> Result<()> {
+        match &mut self.inner {
+            Inner::Simulated(simulated) => simulated.kill(),
+            Inner::Vm(_) => bail!("systemd starts it"),
+        }
+    }
+
+    /// Starts the broker again after it was killed by somebody else; below the words of a program that
+    /// starts it (simulated).
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn begin_broker(&mut self, below: &[String]) -> Result<()> {
+        match &mut self.inner {
+            Inner::Simulated(simulated) => simulated.reap().and_then(|()| simulated.begin(below)),
+            Inner::Vm(_) => bail!("systemd starts it"),
+        }
+    }
+
+    /// Writes into what is kept over a restart, while there is no broker (simulated).
+    ///
+    /// # Errors
+    /// There is no keeper.
+    pub fn spoil(&self, key: Key, bytes: &[u8]) -> Result<()> {
+        match &self.inner {
+            Inner::Simulated(simulated) => simulated.spoil(key, bytes),
+            Inner::Vm(_) => bail!("the connection to the keeper is in systemd's store"),
         }
     }
 

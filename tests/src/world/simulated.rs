@@ -10,9 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use dmashare_proto::keeper::{Batch, Change, Key, ToKeeper, encode};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr, bind, listen, send, socket,
+    socketpair,
+};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -45,11 +49,30 @@ impl Drop for Kept {
     }
 }
 
+/// What systemd would hold for the broker.
+struct Inherited {
+    /// The broker's end of the connection to the keeper.
+    connection: OwnedFd,
+    /// The clients' socket.
+    listener: OwnedFd,
+}
+
+impl Inherited {
+    /// Whether programs that are started get it: no one else's, or it would not end with this.
+    fn pass(&self, on: bool) -> Result<()> {
+        let flags = if on { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+        for fd in [&self.connection, &self.listener] {
+            fcntl(fd, FcntlArg::F_SETFD(flags))?;
+        }
+        Ok(())
+    }
+}
+
 pub(super) struct Simulated {
     // In the order in which they go.
     broker: Option<Kept>,
-    /// What the broker has over its restarts, and the end of the connection that it inherits.
-    keeper: Option<(Kept, OwnedFd)>,
+    /// What the broker has over its restarts, and what it inherits.
+    keeper: Option<(Kept, Inherited)>,
     _bus: Kept,
     seqnum: AtomicU64,
     dir: TempDir,
@@ -91,8 +114,10 @@ impl Simulated {
     /// Another life of the service, which has nothing of the former one's.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
-        self.keeper = Some(start_keeper()?);
-        self.begin()
+        let (keeper, connection) = start_keeper()?;
+        let listener = listen_at(&self.socket())?;
+        self.keeper = Some((keeper, Inherited { connection, listener }));
+        self.begin(&[])
     }
 
     /// The service dies in the midst of what it does.
@@ -111,12 +136,31 @@ impl Simulated {
         if !status.success() {
             bail!("dmashared ended with {status}:\n{}", self.log());
         }
-        self.begin()
+        self.begin(&[])
     }
 
-    /// Another life of the service, which goes on with what the keeper has.
-    pub fn begin(&mut self) -> Result<()> {
-        let (_, keeper) = self.keeper.as_ref().context("no keeper")?;
+    /// It has died, or is about to: it is waited for.
+    pub fn reap(&mut self) -> Result<()> {
+        if let Some(mut broker) = self.broker.take() {
+            broker.0.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Puts a record in the place of one that the keeper has.
+    pub fn spoil(&self, key: Key, bytes: &[u8]) -> Result<()> {
+        let (_, inherited) = self.keeper.as_ref().context("no keeper")?;
+        let change = Change::Put { bytes: bytes.to_vec(), fds: None };
+        let batch = Batch { entries: vec![(key, change)], ..Batch::default() };
+        let message = encode(&ToKeeper::Batch(batch))?;
+        send(inherited.connection.as_raw_fd(), &message, MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// Another life of the service, which goes on with what the keeper has; `below` are the words of a
+    /// program that starts it.
+    pub fn begin(&mut self, below: &[String]) -> Result<()> {
+        let (_, inherited) = self.keeper.as_ref().context("no keeper")?;
         let ready = self.path("notify.sock");
         if ready.exists() {
             fs::remove_file(&ready)?;
@@ -126,11 +170,15 @@ impl Simulated {
         let log = File::options().append(true).create(true).open(self.path("dmashared.log"))?;
         // As systemd passes what it stores: from descriptor 3 on, with their names.
         let script = format!(
-            "exec 3<&{}; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=keeper; exec \"$@\"",
-            keeper.as_raw_fd()
+            "exec 3<&{} 4<&{}; export LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=dmashared.socket:keeper; \
+             exec \"$@\"",
+            inherited.listener.as_raw_fd(),
+            inherited.connection.as_raw_fd()
         );
-        let child = Command::new("bash")
+        let mut command = Command::new("bash");
+        command
             .args(["-c", &script, "bash"])
+            .args(below)
             .arg(&program)
             .arg("--simulate")
             .arg(self.dir.path())
@@ -146,12 +194,13 @@ impl Simulated {
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .with_context(|| {
-                format!("{}: `cargo build -p dmashared --features simulate`", program.display())
-            })?;
-        let mut child = Kept(child);
+            .stderr(log);
+        inherited.pass(true)?;
+        let child = command.spawn().with_context(|| {
+            format!("{}: `cargo build -p dmashared --features simulate`", program.display())
+        });
+        inherited.pass(false)?;
+        let mut child = Kept(child?);
         // It says that it is ready, or ends and says why.
         let step = Duration::from_millis(250);
         notify.set_read_timeout(Some(step))?;
@@ -216,7 +265,13 @@ impl Simulated {
 
     pub fn plug(&self, role: Role) -> Result<Card> {
         self.make(role)?;
-        UnixDatagram::unbound()?.send_to(b"add", self.path("udev.sock"))?;
+        match UnixDatagram::unbound()?.send_to(b"add", self.path("udev.sock")) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionRefused => {
+                return Err(error).context("udevd's socket");
+            }
+            // Or nobody listens.
+            _ => {}
+        }
         self.card(role)?.context("the card was just made")
     }
 
@@ -257,8 +312,11 @@ impl Simulated {
             "{action}@{path}\0ACTION={action}\0DEVPATH={path}\0SUBSYSTEM={subsystem}\0{more}SEQNUM={seqnum}\0"
         );
         let socket = UnixDatagram::unbound()?;
-        socket.send_to(text.as_bytes(), self.path("uevent.sock")).context("the uevent socket")?;
-        Ok(())
+        match socket.send_to(text.as_bytes(), self.path("uevent.sock")) {
+            // Nobody listens; the kernel does not mind either.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => Ok(()),
+            sent => sent.map(drop).context("the uevent socket"),
+        }
     }
 }
 
@@ -282,17 +340,27 @@ fn daemon() -> PathBuf {
 
 /// A keeper, and the broker's end of the connection, which programs that are started get.
 fn start_keeper() -> Result<(Kept, OwnedFd)> {
-    let flags = SockFlag::empty();
+    let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
     let program = daemon().with_file_name("dmashare-keeper");
     // The child has its own end alone: it ends with the last one of the others.
-    fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     let child = Command::new(&program)
         .stdin(Stdio::from(theirs))
         .spawn()
         .with_context(|| format!("{}: `cargo build -p dmashare-helpers`", program.display()))?;
-    fcntl(&ours, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok((Kept(child), ours))
+}
+
+/// As systemd listens for the service: it goes on while there is none.
+fn listen_at(path: &Path) -> Result<OwnedFd> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&fd, Backlog::MAXCONN)?;
+    Ok(fd)
 }
 
 fn start_bus(dir: &Path) -> Result<Kept> {

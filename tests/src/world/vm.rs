@@ -168,6 +168,28 @@ pub(super) fn upgrade() -> Result<()> {
     systemctl(&["restart", UNIT]).map(drop)
 }
 
+/// Where a unit is told something until the next boot.
+const HELD: &str = "/run/systemd/system/dmashared.service.d/held.conf";
+
+/// Kills it, and has systemd start it only after `meanwhile`.
+pub(super) fn kill_while(meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    let held = Path::new(HELD);
+    fs::create_dir_all(held.parent().context("a folder")?)?;
+    fs::write(held, "[Service]\nRestartSec=1h\n")?;
+    systemctl(&["daemon-reload"])?;
+    let pid = nix::unistd::Pid::from_raw(broker()?.0);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    let done = crate::process::eventually("systemd waits to start it", BOUND, || {
+        Ok(systemctl(&["show", "-P", "SubState", UNIT])? == "auto-restart")
+    });
+    let done = done.and_then(|()| meanwhile());
+    fs::remove_file(held)?;
+    systemctl(&["daemon-reload"])?;
+    done?;
+    // One that is to be restarted cannot be started; this is what systemd itself does after the hour.
+    upgrade()
+}
+
 /// Kills it, and waits until systemd has started it again.
 pub(super) fn kill() -> Result<()> {
     systemctl(&["reset-failed", UNIT, "dmashared.socket"])?;

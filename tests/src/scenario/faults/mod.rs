@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::{SIMULATED, Scenario};
 
 mod calls;
-mod inject;
 mod running;
 mod start;
 

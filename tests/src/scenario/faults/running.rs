@@ -10,9 +10,9 @@ use dmashare::{
 };
 
 use super::calls::FAULTS;
-use super::inject::{Injection, words};
 use crate::hostile::Bystanders;
 use crate::scenario::figures::{note, show};
+use crate::scenario::strace::{Strace, Whom, errors};
 use crate::{BOUND, Buffer, Role, Source, Unplug, World};
 
 /// No fence may have to wait for its deadline.
@@ -44,7 +44,7 @@ pub(super) fn run<const N: usize>(world: &mut World) -> Result<()> {
     let (mut all, mut met) = (0, Met::new());
     for error in fault.errors {
         for pattern in patterns() {
-            let words = words(fault.call, error, pattern);
+            let words = errors(fault.call, error, pattern);
             let injected = one(world, &pair, &mut device, fault.call, &words, &mut met);
             all += injected.with_context(|| words.clone())?;
             ensure!(world.broker()? == broker, "{words}: the broker is another process");
@@ -66,7 +66,8 @@ fn one(
     words: &str,
     met: &mut Met,
 ) -> Result<usize> {
-    let injection = Injection::start(world.broker()?, call, words)?;
+    let broker = Whom::Process(world.broker()?.0);
+    let injection = Strace::attach(broker, call, Some(words))?;
     for _ in 0..ROUNDS {
         if let Err(error) = round(world) {
             *met.entry(said(&error)?).or_default() += 1;
@@ -76,7 +77,8 @@ fn one(
     // A loss that could not be read at once is not forgotten. And strace is to let go of a broker that has
     // come to rest: a call that it was just about to make fail fails with ENOSYS then.
     world.wait_gone(*device)?;
-    let injected = injection.stop()?;
+    let seen = injection.stop()?;
+    let injected = seen.lines().filter(|line| line.contains("(INJECTED)")).count();
     (_, *device) = world.replug().context("a card that comes afterwards")?;
     round(world).context("a client that comes afterwards")?;
     pair.undisturbed(world).context("the others")?;

@@ -18,17 +18,17 @@ pub(super) mod release;
 pub(super) mod thousand;
 
 /// A timeline of the eGPU's in this process, made by one connection and imported by another.
-struct Line {
+pub(super) struct Line {
     maker: Connection,
     other: Connection,
-    made: Timeline,
-    imported: Timeline,
+    pub made: Timeline,
+    pub imported: Timeline,
     card: Card,
     node: OwnedFd,
 }
 
 impl Line {
-    fn new(world: &World, direction: Direction) -> Result<Self> {
+    pub fn new(world: &World, direction: Direction) -> Result<Self> {
         let card = world.egpu()?;
         let node = card.open()?;
         let (maker, other) = (world.connect("maker")?, world.connect("importer")?);
@@ -37,7 +37,7 @@ impl Line {
         Ok(Self { maker, other, made, imported, card, node })
     }
 
-    fn submit(&self, point: u64, source: &crate::Source) -> Result<()> {
+    pub fn submit(&self, point: u64, source: &crate::Source) -> Result<()> {
         Ok(self.made.submit(point, self.node.as_fd(), source.fd(), None)?)
     }
 }
@@ -47,28 +47,28 @@ fn import(maker: &Connection, made: &Timeline, other: &Connection) -> Result<Tim
 }
 
 /// A point's end by the library, waited for.
-fn end(timeline: &Timeline, point: u64) -> Result<PointEnd> {
+pub(super) fn end(timeline: &Timeline, point: u64) -> Result<PointEnd> {
     PointEnd::wait(timeline, point, BOUND)
 }
 
-fn is_ok(end: PointEnd) -> Result<()> {
+pub(super) fn is_ok(end: PointEnd) -> Result<()> {
     ensure!(end.errno == 0, "{end:?}, which was to be ok");
     Ok(())
 }
 
-fn failed(end: PointEnd, cause: Cause) -> Result<()> {
+pub(super) fn failed(end: PointEnd, cause: Cause) -> Result<()> {
     ensure!(end.failed_by(cause), "{end:?}, not {}", cause.name());
     Ok(())
 }
 
-fn state(timeline: &Timeline, point: u64, wanted: PointState) -> Result<()> {
+pub(super) fn state(timeline: &Timeline, point: u64, wanted: PointState) -> Result<()> {
     let state = timeline.query(point)?;
     ensure!(state == wanted, "point {point} is {state:?}, not {wanted:?}");
     Ok(())
 }
 
 /// Whether the timeline's pipe has hung up by now.
-fn has_hung_up(timeline: &Timeline) -> Result<bool> {
+pub(super) fn has_hung_up(timeline: &Timeline) -> Result<bool> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut fds = [PollFd::new(timeline.lost_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO)?;

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use dmashare::{
@@ -13,14 +14,24 @@ use drm_fourcc::DrmFourcc;
 use super::local::{Local, ends_by, ends_well, pends, told};
 use crate::clock::{human, now_ns};
 use crate::scenario::figures::{note, show};
-use crate::{BOUND, Buffer, Source, Unplug, World};
+use crate::{BOUND, Backend, Buffer, Source, Unplug, World};
 
-/// Clients under load.
+pub(super) mod each_call;
+pub(super) mod meanwhile;
+pub(super) mod slow_reader;
+
+/// Clients under load, two each, if DMASHARE_PAIRS does not say another number.
 const PAIRS: usize = 6;
-/// What each has of buffers and pending fences all the time.
+/// What each pair has of buffers and pending fences all the time, if DMASHARE_KEPT does not.
 const KEPT: usize = 8;
-/// Kills in a run, if DMASHARE_KILLS does not say another number.
+/// Kills in a run, if DMASHARE_KILLS does not.
 const KILLS: u64 = 12;
+/// No fence may have to wait for its deadline, however slow the machine is.
+pub(super) const CONFIG: &str = "[fence]\nmax_deadline_ms = 3600000\n";
+
+fn asked<T: std::str::FromStr>(variable: &str, else_: T) -> T {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(else_)
+}
 
 /// Killed in a quiet moment, with something of everything there.
 pub(super) fn killed(world: &mut World) -> Result<()> {
@@ -98,8 +109,16 @@ fn goes_on(world: &mut World, restart: impl Fn(&mut World) -> Result<()>) -> Res
 
 /// Killed again and again, at any instant, while many share, import, wait and let go.
 pub(super) fn under_load(world: &mut World) -> Result<()> {
-    let kills = std::env::var("DMASHARE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
-    let locals = (0..PAIRS).map(|_| Local::new(world)).collect::<Result<Vec<_>>>()?;
+    let (kills, pairs) = (asked("DMASHARE_KILLS", KILLS), asked("DMASHARE_PAIRS", PAIRS));
+    let kept = asked("DMASHARE_KEPT", KEPT);
+    let an_hour = (world.backend() != Backend::Vgem).then_some(Duration::from_secs(3600));
+    let local = || {
+        Local::new(world).map(|local| match an_hour {
+            Some(_) => local.with_deadline(an_hour),
+            None => local,
+        })
+    };
+    let locals = (0..pairs).map(|_| local()).collect::<Result<Vec<_>>>()?;
     let device = locals[0].device;
     let simulated = world.is_simulated();
     let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -108,13 +127,14 @@ pub(super) fn under_load(world: &mut World) -> Result<()> {
         let (stop, rounds) = (&stop, &rounds);
         let threads: Vec<_> = locals
             .iter()
-            .map(|local| scope.spawn(move || busy(local, simulated, stop, rounds)))
+            .map(|local| scope.spawn(move || busy(local, (simulated, kept), stop, rounds)))
             .collect();
         let mut killing = || -> Result<()> {
+            let full = u64::try_from(pairs * kept)?;
             for kill in 0..kills {
-                // As far as they have come, and a little more each time.
+                // Once all have what they keep; then as far as they have come, and a little more each time.
                 let from = rounds.load(Ordering::Relaxed);
-                let until = from + 3 + (kill * 7) % 11;
+                let until = (from + 3 + (kill * 7) % 11).max(full);
                 let bound = now_ns() + u64::try_from(BOUND.as_nanos())?;
                 while rounds.load(Ordering::Relaxed) < until {
                     ensure!(now_ns() < bound, "the clients have come to a standstill");
@@ -142,8 +162,10 @@ pub(super) fn under_load(world: &mut World) -> Result<()> {
     let median = answers.get(answers.len() / 2).copied().unwrap_or(0);
     let most = answers.last().copied().unwrap_or(0);
     show(format_args!(
-        "{kills} kills in {} rounds of {PAIRS} pairs; from kill to first answer: {} (median), {}",
+        "{kills} kills in {} rounds of {pairs} pairs, which have {} buffers and as many pending fences; \
+         from kill to first answer: {} (median), {}",
         rounds.load(Ordering::Relaxed),
+        pairs * kept,
         human(median),
         human(most)
     ));
@@ -153,7 +175,12 @@ pub(super) fn under_load(world: &mut World) -> Result<()> {
 }
 
 /// Shares and lets go, until it is told to stop; any error is one that the restart has made.
-fn busy(local: &Local, simulated: bool, stop: &AtomicBool, rounds: &AtomicU64) -> Result<()> {
+fn busy(
+    local: &Local,
+    (simulated, kept): (bool, usize),
+    stop: &AtomicBool,
+    rounds: &AtomicU64,
+) -> Result<()> {
     let frame = Buffer::make(&local.card, 16, 16)?;
     let (mut buffers, mut fences) = (Vec::new(), Vec::new());
     while !stop.load(Ordering::Relaxed) {
@@ -167,7 +194,7 @@ fn busy(local: &Local, simulated: bool, stop: &AtomicBool, rounds: &AtomicU64) -
         let fence = local.import(&shared)?;
         ensure!(!shared.query()?.is_ended(), "a fence has ended by itself");
         fences.push((source, shared, fence));
-        if fences.len() > KEPT {
+        if fences.len() > kept {
             let (mut source, shared, fence): (Source, _, ImportedFence) = fences.remove(0);
             source.signal()?;
             let end = fence.wait(Some(BOUND))?;

@@ -1,4 +1,4 @@
-//! strace, which makes system calls of another process fail.
+//! strace, which sees the system calls of another process, makes them fail, or kills it by them.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,27 +8,45 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
 
+use crate::BOUND;
 use crate::scenario::Skip;
-use crate::{BOUND, Process};
+
+/// Whose calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whom {
+    /// All threads of a process, those that are to come too.
+    Process(i32),
+    /// One thread.
+    Thread(i32),
+}
 
 /// A tracer at work. Dropped, it lets go of the process.
-pub(super) struct Injection {
+pub(super) struct Strace {
     tracer: Child,
     seen: NamedTempFile,
 }
 
 /// What to inject, in strace's words: an error in every `step`-th call from the `first` on.
-pub(super) fn words(call: &str, error: &str, (first, step): (u32, u32)) -> String {
+pub(super) fn errors(call: &str, error: &str, (first, step): (u32, u32)) -> String {
     format!("inject={call}:error={error}:when={first}+{step}")
 }
 
-impl Injection {
-    /// Attaches to all threads of a process; from when this returns, its calls fail.
-    pub fn start(process: Process, call: &str, words: &str) -> Result<Self> {
+/// The same: SIGKILL instead of the `nth` call.
+pub(super) fn killed_at(call: &str, nth: usize) -> String {
+    format!("inject={call}:signal=KILL:when={nth}")
+}
+
+impl Strace {
+    /// Attaches, and looks at `calls` (names, or `all`); from when this returns, what is to be injected is.
+    pub fn attach(whom: Whom, calls: &str, injected: Option<&str>) -> Result<Self> {
         let seen = NamedTempFile::new()?;
         let mut command = Command::new("strace");
-        command.args(["-f", "-e", &format!("trace={call}"), "-e", words, "-o"]).arg(seen.path());
-        command.args(["-p", &process.0.to_string()]);
+        command.args(["-e", &format!("trace={calls}"), "-o"]).arg(seen.path());
+        command.args(injected.map(|words| ["-e", words]).into_iter().flatten());
+        match whom {
+            Whom::Process(pid) => command.args(["-f", "-p", &pid.to_string()]),
+            Whom::Thread(tid) => command.args(["-p", &tid.to_string()]),
+        };
         let tracer = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut this = Self { tracer: tracer.context("strace")?, seen };
         let stderr = this.tracer.stderr.take().context("its messages")?;
@@ -41,11 +59,10 @@ impl Injection {
         Ok(this)
     }
 
-    /// Lets the process go on undisturbed; gives how many calls were made to fail.
-    pub fn stop(mut self) -> Result<usize> {
+    /// Lets the process go on undisturbed; gives what was seen, a line a call.
+    pub fn stop(mut self) -> Result<String> {
         self.end()?;
-        let text = std::fs::read_to_string(self.seen.path())?;
-        Ok(text.lines().filter(|line| line.contains("(INJECTED)")).count())
+        Ok(std::fs::read_to_string(self.seen.path())?)
     }
 
     fn end(&mut self) -> Result<()> {
@@ -59,7 +76,7 @@ impl Injection {
     }
 }
 
-impl Drop for Injection {
+impl Drop for Strace {
     fn drop(&mut self) {
         // It fails where it has ended already.
         drop(self.tracer.kill());
