@@ -17,6 +17,7 @@ mod broker_killed;
 mod bus_client;
 mod cause;
 mod coldplug;
+mod counted;
 mod deadlines;
 mod eject;
 mod event_loops;
@@ -209,6 +210,8 @@ const SCENARIOS: &[Scenario] = &[
         config: restart::each_call::CONFIG,
         ..Scenario::new("restart/each-call-of-start", restart::each_call::starting)
     },
+    Scenario { backends: SIMULATED, ..Scenario::new("counted/share", counted::share) },
+    Scenario { backends: SIMULATED, ..Scenario::new("counted/fence", counted::fence) },
     Scenario::new("fence-signals", fence::signals),
     Scenario::new("fence-fails", fence::fails),
     Scenario::new("fence-times-out", fence::times_out),
