@@ -8,7 +8,9 @@ use clap::{Parser, Subcommand};
 use dmashare_tests::{Backend, World};
 
 mod access;
+mod guard;
 mod holders;
+mod share;
 mod turns;
 
 /// Measures dmashare beside its limits
@@ -33,6 +35,26 @@ enum What {
     Access,
     /// A look at who holds a node, beside lsof, with 500 processes and 50,000 open files
     Holders,
+    /// A dma-buf from one process to another, beside a bare relay
+    Share,
+    /// From a source's end to the wake of who waits for its guard, beside a bare loop
+    Guard {
+        /// Other fences that are pending
+        #[arg(long, default_value_t = 0)]
+        others: usize,
+    },
+    /// The process in the middle
+    #[command(hide = true)]
+    Relay,
+    /// The importer behind it
+    #[command(hide = true)]
+    PeerOfRelay,
+    /// The importer behind the broker
+    #[command(hide = true)]
+    PeerOfBroker {
+        /// Where the broker listens
+        socket: PathBuf,
+    },
     /// One of those processes
     #[command(hide = true)]
     Stand {
@@ -48,11 +70,17 @@ fn main() -> Result<()> {
     dmashare_tests::actor::take_part();
     let cli = Cli::parse();
     let rounds = |all: usize| if cli.quick { all / 10 } else { all };
+    let backend = if cli.real { Backend::SwSync } else { Backend::Simulated };
     let table = match &cli.what {
-        What::Access => {
-            let backend = if cli.real { Backend::SwSync } else { Backend::Simulated };
-            access::measure(&World::start(backend, "")?, rounds(500))?
+        What::Access => access::measure(&World::start(backend, "")?, rounds(500))?,
+        What::Share => share::measure(&World::start(backend, "")?, rounds(500))?,
+        What::Guard { others } => {
+            let world = World::start(backend, guard::CONFIG)?;
+            guard::measure(&world, rounds(2000), *others)?
         }
+        What::Relay => return share::relay(),
+        What::PeerOfRelay => return share::peer_of_relay(),
+        What::PeerOfBroker { socket } => return share::peer_of_broker(socket),
         What::Holders => holders::measure(rounds(30))?,
         What::Stand { folder, with_node } => return holders::stand(folder, *with_node),
     };
