@@ -89,32 +89,39 @@ impl<'a> Uevent<'a> {
         for (key, value) in pairs(lines) {
             let value = value.ok_or(ParseError::Line)?;
             let text = str::from_utf8(value).ok();
-            match key {
-                b"ACTION" => action = text,
-                b"DEVPATH" => devpath = text,
-                b"SUBSYSTEM" => subsystem = text,
-                b"DEVTYPE" => devtype = text,
-                b"DEVNAME" => devname = text,
-                b"SYNTH_UUID" => synth_uuid = text,
-                b"MAJOR" => major = text.and_then(|t| t.parse().ok()),
-                b"MINOR" => minor = text.and_then(|t| t.parse().ok()),
-                // The kernel writes it last: a message without one is not whole.
-                b"SEQNUM" => seqnum = text.and_then(|t| t.parse().ok()),
-                _ => {}
-            }
+            // The first of a key counts, as in `get`: the kernel's own come before a driver's.
+            let to = match key {
+                b"ACTION" => &mut action,
+                b"DEVPATH" => &mut devpath,
+                b"SUBSYSTEM" => &mut subsystem,
+                b"DEVTYPE" => &mut devtype,
+                b"DEVNAME" => &mut devname,
+                b"SYNTH_UUID" => &mut synth_uuid,
+                b"MAJOR" => &mut major,
+                b"MINOR" => &mut minor,
+                // The kernel writes it last, behind a driver's: a message without one is not whole.
+                b"SEQNUM" => {
+                    seqnum = text;
+                    continue;
+                }
+                _ => continue,
+            };
+            to.get_or_insert(text);
         }
-        let action = action.filter(|a| *a == header_action);
-        let devpath = devpath.filter(|d| *d == header_devpath);
+        let action = action.flatten().filter(|a| *a == header_action);
+        let devpath = devpath.flatten().filter(|d| *d == header_devpath);
+        let number = |text: Option<Option<&str>>| text.flatten().and_then(|t| t.parse().ok());
+        let seqnum: Option<u64> = seqnum.and_then(|t| t.parse().ok());
         Ok(Self {
             action: action.ok_or(ParseError::Missing("ACTION"))?,
             devpath: devpath.ok_or(ParseError::Missing("DEVPATH"))?,
-            subsystem: subsystem.ok_or(ParseError::Missing("SUBSYSTEM"))?,
-            devtype,
-            devname,
-            major,
-            minor,
+            subsystem: subsystem.flatten().ok_or(ParseError::Missing("SUBSYSTEM"))?,
+            devtype: devtype.flatten(),
+            devname: devname.flatten(),
+            major: number(major),
+            minor: number(minor),
             seqnum: seqnum.ok_or(ParseError::Missing("SEQNUM"))?,
-            synth_uuid,
+            synth_uuid: synth_uuid.flatten(),
             lines,
         })
     }
@@ -259,6 +266,17 @@ mod tests {
         assert_eq!(error(b"add@/x\0ACTION=remove\0SEQNUM=1\0"), ParseError::Missing("ACTION"));
         let no_number = b"add@/x\0ACTION=add\0DEVPATH=/x\0SUBSYSTEM=y\0SEQNUM=\0";
         assert_eq!(error(no_number), ParseError::Missing("SEQNUM"));
+    }
+
+    #[test]
+    fn what_is_said_twice_is_read_as_get_reads_it() {
+        let message = b"add@/x\0ACTION=add\0DEVPATH=/x\0SUBSYSTEM=y\0MAJOR=1\0DEVNAME=a\0\
+            ACTION=remove\0SUBSYSTEM=drm\0MAJOR=2\0DEVNAME=b\0SEQNUM=1\0";
+        let event = Uevent::parse(message).unwrap();
+        assert_eq!((event.action, event.subsystem, event.major), ("add", "y", Some(1)));
+        assert_eq!(event.devname, event.get("DEVNAME"));
+        let message = b"add@/x\0ACTION=remove\0ACTION=add\0DEVPATH=/x\0SUBSYSTEM=y\0SEQNUM=1\0";
+        assert_eq!(Uevent::parse(message).unwrap_err(), ParseError::Missing("ACTION"));
     }
 
     #[test]

@@ -52,8 +52,9 @@ const SIMULATED: &[&str] = &[
     "--all-features",
 ];
 
-/// Formatting.
-pub const FORMAT: &[&str] = &["fmt", "--all", "--check"];
+/// Formatting, of the fuzz targets too, which are a workspace of their own.
+pub const FORMAT: &[&[&str]] =
+    &[&["fmt", "--all", "--check"], &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]];
 
 /// Lints: of everything, of the daemon as it is shipped, and of the library with each feature alone.
 pub const LINTS: &[&[&str]] = &[

@@ -9,6 +9,7 @@ mod counts;
 mod demo;
 mod deny;
 mod examples;
+mod fuzz;
 mod paths;
 mod progress;
 mod setup;
@@ -37,6 +38,8 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Run all tests, those in the virtual machine included
     Test(test::TestArgs),
+    /// Fuzz one target, with the corpus of the repository and what was found on this machine before
+    Fuzz(fuzz::FuzzArgs),
     /// Measure what is claimed of speed, beside its limit
     Bench(bench::BenchArgs),
     /// A real kernel with GPUs that can be pulled: build, list, run, shell, exec, start, stop
@@ -55,6 +58,7 @@ fn main() {
         }
         Some(Task::Demo(args)) => demo::run(&args),
         Some(Task::Test(args)) => test::run(&args),
+        Some(Task::Fuzz(args)) => fuzz::one(&args),
         Some(Task::Bench(args)) => bench::run(&args),
         Some(Task::Vm { command }) => command.run(),
     };

@@ -13,7 +13,7 @@ use clap::Args;
 use crate::counts::{Counts, Lines};
 use crate::progress::Progress;
 use crate::vm::{self, image, stage};
-use crate::{cargo, deny, paths, setup, test_c, tsan};
+use crate::{cargo, deny, fuzz, paths, setup, test_c, tsan};
 
 /// What the test command can be told.
 #[derive(Args)]
@@ -42,12 +42,13 @@ struct Run {
 
 type Tier = (&'static str, fn(&mut Run) -> Result<Counts>);
 
-const TIERS: [Tier; 10] = [
+const TIERS: [Tier; 11] = [
     ("format", format),
     ("lint", lint),
     ("docs", docs),
     ("unit", unit),
     ("tsan", races),
+    ("fuzz", fuzzed),
     ("deny", deny),
     ("python", python),
     ("c", c),
@@ -110,7 +111,7 @@ fn skip(why: &str) -> Counts {
 }
 
 fn format(_: &mut Run) -> Result<Counts> {
-    check("fmt", &[cargo::FORMAT], &[])
+    check("fmt", cargo::FORMAT, &[])
 }
 
 fn lint(_: &mut Run) -> Result<Counts> {
@@ -154,6 +155,11 @@ fn unit(_: &mut Run) -> Result<Counts> {
 /// Races between threads.
 fn races(_: &mut Run) -> Result<Counts> {
     Ok(tsan::run()?.map_or_else(|| skip("no ThreadSanitizer here"), Counts::one))
+}
+
+/// What strangers send, made up by libFuzzer.
+fn fuzzed(_: &mut Run) -> Result<Counts> {
+    Ok(fuzz::run()?.unwrap_or_else(|| skip("nothing can be fuzzed here")))
 }
 
 fn deny(run: &mut Run) -> Result<Counts> {

@@ -220,9 +220,17 @@ impl Config {
     /// The first thing that is wrong: a file that cannot be read, that is no TOML, or that has an
     /// unknown key, a wrong type or a value out of range.
     pub fn load(paths: &Paths) -> Result<Self, ConfigError> {
+        Self::of_texts(&paths.read()?)
+    }
+
+    /// The same of texts that were read, the lowest rank first, with the names that errors give them.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn of_texts(texts: &[(PathBuf, String)]) -> Result<Self, ConfigError> {
         let mut reader = keys::Reader::default();
-        for (path, text) in paths.read()? {
-            reader.read(&path, &text)?;
+        for (path, text) in texts {
+            reader.read(path, text)?;
         }
         reader.finish()
     }
