@@ -398,7 +398,7 @@ pub(crate) fn of_a_client(quotas: Quotas) -> Account {
     Accounts::new(quotas).client(1000)
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod check;
 #[cfg(test)]
 mod tests;

@@ -133,6 +133,11 @@ impl Causes {
         (is_it && (uid == 0 || uid == entry.uid)).then_some(entry.ended)
     }
 
+    /// Whether there are no more than may be kept.
+    pub fn is_bounded(&self) -> bool {
+        self.ended.len() <= self.most
+    }
+
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.ended.len()

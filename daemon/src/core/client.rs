@@ -59,10 +59,11 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// One of its objects, of a former life of the service's.
-    pub fn put_back(&mut self, object: ObjectId, what: Owned) {
-        self.objects.insert(object, what);
+    /// One of its objects, of a former life of the service's. `true` if it had it already.
+    pub fn put_back(&mut self, object: ObjectId, what: Owned) -> bool {
+        let known = self.objects.insert(object, what).is_some();
         self.counted.set(self.objects.len() as u64);
+        known
     }
 }
 

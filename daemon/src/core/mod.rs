@@ -13,6 +13,7 @@ use crate::devices::NodeId;
 
 mod accounts;
 mod activity;
+mod agree;
 mod attach;
 mod buffers;
 mod causes;
@@ -20,6 +21,8 @@ mod client;
 mod device;
 mod effect;
 mod fences;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod ids;
 mod inhibit;
 mod layout;

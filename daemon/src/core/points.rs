@@ -11,6 +11,9 @@ const KEPT: usize = 256;
 /// The same, over a restart: a record of a timeline is written with each of its points.
 const KEPT_OVER: usize = 16;
 
+/// The last point that there can be: one more can be counted.
+const MOST: u64 = u64::MAX - 1;
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Points {
     /// The last point that will come.
@@ -40,6 +43,27 @@ impl Points {
             kept.forgotten = to;
         }
         kept
+    }
+
+    /// Whether it is what these functions leave behind.
+    pub fn agree(&self) -> bool {
+        let open: Vec<u64> = self.open.keys().copied().collect();
+        let first = self.open.first_key_value();
+        let kept: Vec<u64> = self.kept.iter().map(|(to, _)| *to).collect();
+        self.forgotten <= self.ended
+            && self.last() <= self.promised
+            && self.promised <= MOST
+            && open.iter().all(|&point| point > self.ended && point <= self.submitted)
+            // What has ended in its turn is closed.
+            && first.is_none_or(|(_, state)| state.is_none())
+            && self.open.values().flatten().all(|state| *state != FenceState::Pending)
+            && kept.is_sorted_by(|a, b| a < b)
+            && kept.iter().all(|&to| to > self.forgotten && to <= self.ended)
+            && kept.len() <= KEPT
+            && self.kept.iter().all(|(_, state)| *state != FenceState::Pending)
+            && self.doomed.is_none_or(|(from, to, state)| {
+                from < to && to <= self.promised && state != FenceState::Pending
+            })
     }
 
     /// The last point whose source was handed over, or that was signalled.

@@ -293,12 +293,14 @@ impl<H: Handles> Broker<H> {
                     Owned::Lost(device) => Some((object, *device)),
                     _ => None,
                 });
+                let mut lost: Vec<_> = lost.collect();
+                lost.sort_unstable_by_key(|(object, _)| *object);
                 encode(&OfClient {
                     creds: client.creds.clone(),
                     name: client.name.clone(),
                     greeted: client.greeted,
                     declared: client.declared,
-                    lost: lost.collect(),
+                    lost,
                     epochs: client.epochs.theirs.iter().map(|(&of, &is)| (of, is)).collect(),
                 })
             });

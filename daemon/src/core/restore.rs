@@ -90,9 +90,12 @@ impl<H: Handles> Broker<H> {
         this.put_fences(&mut records)?;
         this.put_timelines(&mut records)?;
         this.put_rights(&mut records)?;
-        for (_, bytes, _) in of_kind(&mut records, RecordKind::Report) {
+        for (id, bytes, _) in of_kind(&mut records, RecordKind::Report) {
             let report: UnplugReport = serde_json::from_slice(&bytes)
                 .map_err(|error| format!("a report cannot be read: {error}"))?;
+            if report.epoch() != DeviceId(id) {
+                return Err(format!("the report of device {id} is another one's"));
+            }
             this.reports.push_back(report);
         }
         this.put_causes(&mut records)?;
@@ -119,6 +122,7 @@ impl<H: Handles> Broker<H> {
         this.dirty_devices.extend(devices);
         this.dirty_clients.extend(clients);
         (this.reports_dirty, this.neutral_dirty, this.inhibitors_dirty) = (true, true, true);
+        this.agree()?;
         Ok(this)
     }
 
@@ -234,8 +238,8 @@ impl<H: Handles> Broker<H> {
             let kept: OfClient = read(RecordKind::Client, id, &bytes)?;
             let lost = kept.lost.into_iter().map(|(object, of)| (object, Owned::Lost(of)));
             let account = self.accounts.client(kept.creds.uid);
-            let client = Client {
-                counted: account.take(Charged::Objects, lost.len() as u64),
+            let mut client = Client {
+                counted: account.take(Charged::Objects, 0),
                 _connection: [
                     account.take(Charged::Clients, 1),
                     account.take(Charged::Descriptors, cost::CONNECTION),
@@ -245,10 +249,11 @@ impl<H: Handles> Broker<H> {
                 name: kept.name,
                 greeted: kept.greeted,
                 declared: kept.declared,
-                objects: lost.collect::<HashMap<_, _>>(),
+                objects: HashMap::new(),
                 waits: 0,
                 epochs: Epochs { theirs: kept.epochs.into_iter().collect() },
             };
+            lost.for_each(|(object, what)| _ = client.put_back(object, what));
             self.clients.insert(ClientId(id), client);
         }
         Ok(())
@@ -458,7 +463,9 @@ impl<H: Handles> Broker<H> {
         let known = self.clients.get_mut(&client);
         let known =
             known.ok_or_else(|| format!("object {id} is of client {client}, which is none"))?;
-        known.put_back(id, what);
+        if known.put_back(id, what) {
+            return Err(format!("object {id} of client {client} is two things"));
+        }
         Ok(())
     }
 }

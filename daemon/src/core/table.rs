@@ -109,7 +109,7 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
         self.of.len()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
     }

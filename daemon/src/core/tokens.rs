@@ -119,7 +119,23 @@ impl Tokens {
         self.rights.extend(rights);
     }
 
-    #[cfg(test)]
+    /// Whether each is of one object, by which it is found.
+    pub fn agree(&self) -> bool {
+        let listed: usize = self.of.values().map(Vec::len).sum();
+        listed == self.rights.len()
+            && self.of.iter().all(|(object, tokens)| {
+                let right = |token| self.rights.get(token);
+                let is_its = |token| right(token).is_some_and(|right| right.object == *object);
+                !tokens.is_empty() && tokens.iter().all(is_its)
+            })
+    }
+
+    /// Of each, the object, who made it, and whether that was lost.
+    pub fn rights(&self) -> impl Iterator<Item = (ObjectId, ClientId, bool)> + '_ {
+        self.rights.values().map(|right| (right.object, right.owner, right.lost.is_some()))
+    }
+
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn count(&self) -> usize {
         self.rights.len()
     }
@@ -134,7 +150,7 @@ impl Tokens {
         self.rights.values().map(|right| right.owner)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn is_empty(&self) -> bool {
         self.rights.is_empty() && self.of.is_empty()
     }

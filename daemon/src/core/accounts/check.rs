@@ -2,11 +2,15 @@
 
 use dmashare_proto::message::GuardKind;
 
-use super::{Kind, Level, Quotas, cost};
+use super::{Kind, cost};
+#[cfg(test)]
+use super::{Level, Quotas};
+use crate::core::buffers::Cost;
 use crate::core::inhibit::Holder;
 use crate::core::{Allocation, Broker, Handles};
 
 /// Small, so that each is reached.
+#[cfg(test)]
 pub(in crate::core) fn quotas() -> Quotas {
     Quotas::default()
         .with(Kind::Clients, Level::All, 8)
@@ -45,7 +49,10 @@ pub(in crate::core) fn agree<H: Handles>(broker: &Broker<H>, coming: &[Allocatio
     let all = broker.accounts.all();
     let objects = broker.clients.values().map(|client| client.objects.len());
     let neutral = broker.buffers.values().filter(|buffer| buffer.device.is_none());
-    let neutral = neutral.map(|buffer| buffer.planes[0].size);
+    let neutral = neutral.map(|buffer| match &buffer.cost {
+        Cost::Neutral([bytes, _]) => bytes.of().1,
+        Cost::Exported(_) => 0,
+    });
     let coming_bytes = coming.iter().map(|it| it.size);
     let pending = broker.fences.values().filter(|fence| fence.pending.is_some());
     for (kind, there) in [

@@ -13,6 +13,7 @@ impl Model {
         self.check_neutral();
         self.check_losses();
         self.check_tables();
+        assert_eq!(self.broker.agree(), Ok(()), "a restart would forget all");
         self.check_privacy();
         // Who has left is not answered.
         let clients = &self.broker.clients;

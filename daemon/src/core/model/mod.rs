@@ -35,6 +35,7 @@ mod privacy;
 mod rehearsals;
 mod rehearse;
 mod restarts;
+mod seeds;
 mod timelines;
 
 use ops::{Op, op};
@@ -106,6 +107,11 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
+        Self::beginning_at(privacy::FIRST_ID)
+    }
+
+    /// With other ids than those by which privacy is seen.
+    fn beginning_at(first_id: u64) -> Self {
         let open = Rc::new(Cell::new(0));
         let limits = Limits {
             quotas: accounts::check::quotas(),
@@ -116,13 +122,8 @@ impl Model {
             ack_timeout_ns: 2_000_000_000,
         };
         let page = Counted::new(&open);
-        let mut broker = Broker::new(
-            limits,
-            IdSource::new(privacy::FIRST_ID),
-            [7; 16],
-            GuardKind::Simulated,
-            page,
-        );
+        let mut broker =
+            Broker::new(limits, IdSource::new(first_id), [7; 16], GuardKind::Simulated, page);
         broker.first_reservation();
         broker.keep();
         Self {

@@ -3,7 +3,7 @@
 use dmashare_proto::message::{Allocate, Declare, Inhibit, InhibitMode, LossPolicy};
 
 use super::*;
-use crate::core::buffers::Buffer;
+use crate::core::buffers::{Buffer, Cost};
 
 /// How many descriptors a buffer holds: the planes of a neutral one are one dma-buf.
 pub(super) fn descriptors<F>(buffer: &Buffer<F>) -> usize {
@@ -110,6 +110,9 @@ impl Model {
         for buffer in broker.buffers.values() {
             let is_used = buffer.exporter.is_some() || !buffer.imports.is_empty();
             assert!(is_used, "a buffer is kept for nobody");
+            if let Cost::Neutral([bytes, _]) = &buffer.cost {
+                assert_eq!(bytes.of().1, buffer.planes[0].size, "its bytes are its user's");
+            }
         }
         let mine = broker.clients.values().flat_map(|client| client.objects.values());
         let mine = mine.filter(|what| matches!(what, Owned::Inhibitor)).count();

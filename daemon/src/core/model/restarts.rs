@@ -10,6 +10,10 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
+    pub(super) fn records(&self) -> &Records<Rc<Counted>> {
+        &self.records
+    }
+
     fn take_in(&mut self, record: crate::core::Record<Rc<Counted>>) {
         let key = (record.kind, record.id, record.at);
         match record.kept {
