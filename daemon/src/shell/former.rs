@@ -159,9 +159,12 @@ fn go_on_with(
     let socket = socket.ok_or_else(|| io::Error::other("its socket was not kept"))?;
     let pidfd = pidfd::peer(socket.as_fd()).ok().and_then(|peer| peer.pidfd);
     let peer = Peer { pid, uid, pidfd };
+    let waits = |bytes: &Vec<u8>| queued.iter().any(|(_, queued, _)| queued == bytes);
+    let words = told.iter().map(|(_, bytes, _)| bytes).filter(|bytes| !waits(bytes)).cloned();
+    let words = words.collect();
     let left = Left {
         queued: queued.into_iter().map(|(key, bytes, fds)| (key.2, bytes, fds)).collect(),
-        words: told.iter().map(|(_, bytes, _)| bytes.clone()).collect(),
+        words,
         handled,
         open,
     };
