@@ -18,7 +18,7 @@ use crate::counts::Counts;
 use crate::{cargo, paths};
 
 /// All of them, those first that take longest to find something.
-const TARGETS: [&str; 5] = ["snapshot", "codec", "config", "helper", "uevent"];
+const TARGETS: [&str; 6] = ["stream", "snapshot", "codec", "config", "helper", "uevent"];
 
 /// Seconds of each, where `DMASHARE_FUZZ_SECONDS` does not say.
 const SECONDS: u32 = 60;

@@ -34,6 +34,8 @@ mod discard;
 mod effects;
 mod eject;
 mod former;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod id_file;
 mod inhibit;
 mod intake;

@@ -200,6 +200,8 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         journal: journal::Journal::new(keeper),
         socket: config.broker.socket.clone(),
     }));
+    #[cfg(feature = "fuzzing")]
+    super::fuzzing::opened(&shell);
     shell.borrow_mut().begin_to_keep();
     if let Some(former) = former {
         former::go_on(&shell, former);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod codec;
 mod helper;
+mod stream;
 mod texts;
 
 /// A seed by its name.
@@ -58,6 +59,11 @@ fn those_of_codec() {
 #[test]
 fn those_of_helper() {
     are_current("helper", helper::seeds());
+}
+
+#[test]
+fn those_of_stream() {
+    are_current("stream", stream::seeds());
 }
 
 #[test]
