@@ -1,15 +1,16 @@
 //! The door of the fuzz target `stream`: the real service on simulated devices, in a thread of its own, and
 //! a way to ask it what it has.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::{Shared, Shell};
 use super::start::{Options, run};
 use crate::bus::BusAddress;
 use crate::config::Config;
@@ -87,12 +88,14 @@ impl Service {
 pub(super) fn opened(shell: &Shared) {
     let (sender, questions) = unbounded_channel();
     if QUESTIONS.set(sender).is_ok() {
-        tokio::task::spawn_local(answer(Rc::clone(shell), questions));
+        // A stop waits for everybody else who has it.
+        tokio::task::spawn_local(answer(Rc::downgrade(shell), questions));
     }
 }
 
-async fn answer(shell: Shared, mut questions: UnboundedReceiver<Question>) {
+async fn answer(shell: Weak<RefCell<Shell>>, mut questions: UnboundedReceiver<Question>) {
     while let Some(question) = questions.recv().await {
+        let Some(shell) = shell.upgrade() else { return };
         let shell = shell.borrow();
         let mut left = shell.broker.left();
         if !shell.connections.is_empty() {
