@@ -89,7 +89,7 @@ fn in_process(instance: &Instance, collected: &mut Map<String, Value>) -> Result
             }
         }
     });
-    let end = Instant::now() + instance.scenario.bound;
+    let end = Instant::now() + instance.bound();
     let mut why = String::new();
     let timed_out = loop {
         match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -111,7 +111,7 @@ fn in_process(instance: &Instance, collected: &mut Map<String, Value>) -> Result
     let _nobody_left = killpg(group, Signal::SIGKILL);
     if timed_out {
         // Not waited for: a process that is stuck in the kernel does not even die.
-        let bound = instance.scenario.bound;
+        let bound = instance.bound();
         return Ok(Outcome::Failed(format!("not done within {bound:?}")));
     }
     let status = child.wait()?;
