@@ -81,6 +81,21 @@ impl Process {
         Ok(sockets)
     }
 
+    /// The one of its threads that has this name.
+    ///
+    /// # Errors
+    /// It is gone, or has none.
+    pub fn thread(self, name: &str) -> Result<i32> {
+        for entry in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            let entry = entry?;
+            let found = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if found.trim_end() == name {
+                return Ok(entry.file_name().to_string_lossy().parse()?);
+            }
+        }
+        bail!("{self:?} has no thread {name}")
+    }
+
     /// Its user.
     ///
     /// # Errors
@@ -112,6 +127,26 @@ impl Process {
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
         Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
+}
+
+/// The processes of this machine that run a program of this name.
+///
+/// # Errors
+/// /proc cannot be read.
+pub fn named(program: &str) -> Result<Vec<Process>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+        // One that has ended since is none, and neither is one that nobody has waited for.
+        let Ok(link) = fs::read_link(entry.path().join("exe")) else { continue };
+        let name = link.file_name().map(|name| name.to_string_lossy().into_owned());
+        // Its file may have been replaced since it was started.
+        if name.is_some_and(|name| name.trim_end_matches(" (deleted)") == program) {
+            found.push(Process(pid));
+        }
+    }
+    Ok(found)
 }
 
 /// Waits for what another process does without telling anyone: closing a descriptor, for one. For

@@ -73,7 +73,7 @@ pub fn run(machine: Machine, names: &[String], to: Option<&Path>) -> Result<Exit
 /// A variable for one that is told to do more than it does by itself.
 fn bound_of(instance: &Instance) -> Duration {
     let asked = std::env::var("DMASHARE_BOUND_S").ok().and_then(|text| text.parse().ok());
-    asked.map_or(instance.scenario.bound, Duration::from_secs)
+    asked.map_or_else(|| instance.bound(), Duration::from_secs)
 }
 
 /// The scenario and everything that it started are one process group, which is killed at its bound

@@ -45,6 +45,7 @@ mod rehearse_polkit;
 mod replug;
 mod restart;
 mod share;
+mod soak;
 mod standing;
 mod stop;
 mod strace;
@@ -68,6 +69,8 @@ pub struct Scenario {
     pub backends: &'static [Backend],
     /// How long it may take on the slowest machine.
     pub bound: Duration,
+    /// Of how many cycles the bound is, where the environment may ask for more.
+    pub cycles: Option<u32>,
     /// Configuration of the broker, TOML.
     pub config: &'static str,
     /// Words of kernel messages that would fail another scenario: the driver's own, whoever unplugs.
@@ -109,6 +112,14 @@ impl Instance {
         format!("{}/{}", self.scenario.name, self.backend.name())
     }
 
+    /// How long it may take.
+    #[must_use]
+    pub fn bound(&self) -> Duration {
+        let Some(usual) = self.scenario.cycles else { return self.scenario.bound };
+        let times = soak::cycles().div_ceil(usual).max(1);
+        self.scenario.bound * times
+    }
+
     /// Whether a name is its own, or the beginning of it.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
@@ -142,9 +153,9 @@ const REAL: &[Backend] = &[Backend::SwSync, Backend::Vgem];
 impl Scenario {
     const fn new(name: &'static str, run: fn(&mut World) -> Result<()>) -> Self {
         let bound = Duration::from_secs(120);
-        let (is_last, is_alone) = (false, false);
+        let (cycles, is_last, is_alone) = (None, false, false);
         let (backends, config, tolerated) = (EVERYWHERE, "", VIRTIO_GPU);
-        Self { name, backends, bound, config, tolerated, is_last, is_alone, run }
+        Self { name, backends, bound, cycles, config, tolerated, is_last, is_alone, run }
     }
 }
 
@@ -197,6 +208,16 @@ const SCENARIOS: &[Scenario] = &[
         bound: SLOW,
         config: restart::slow_reader::CONFIG,
         ..Scenario::new("restart/slow-reader", restart::slow_reader::run)
+    },
+    Scenario {
+        backends: SW_SYNC,
+        bound: SLOW,
+        ..Scenario::new("watchdog/all", restart::watchdog::all)
+    },
+    Scenario {
+        backends: SW_SYNC,
+        bound: SLOW,
+        ..Scenario::new("watchdog/reactor", restart::watchdog::reactor)
     },
     Scenario {
         backends: SIMULATED,
@@ -252,6 +273,12 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: ONCE, bound: MANY, ..Scenario::new("torn-reads", torn_reads::run) },
     Scenario::new("unplug-race", race::run),
     Scenario { bound: LONG, ..Scenario::new("replug", replug::run) },
+    Scenario {
+        backends: ONCE,
+        bound: LONG,
+        cycles: Some(soak::CYCLES),
+        ..Scenario::new("soak", soak::run)
+    },
     Scenario::new("synthetic-remove", synthetic::run),
     Scenario::new("bus-client", bus_client::run),
     Scenario::new("wedged", wedged::run),

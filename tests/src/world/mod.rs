@@ -16,9 +16,11 @@ mod simulated;
 mod udevd;
 mod vm;
 mod wait;
+mod watchdog;
 
 pub use kind::{Backend, Machine, Unplug};
 pub use udevd::NoUdevd;
+pub use watchdog::Watched;
 
 use simulated::Simulated;
 use vm::Vm;

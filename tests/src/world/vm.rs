@@ -13,7 +13,7 @@ use super::{BOUND, Backend};
 use crate::uevents::Uevents;
 use crate::{Bus, Card, Process, Role};
 
-const UNIT: &str = "dmashared.service";
+pub(super) const UNIT: &str = "dmashared.service";
 const DROPINS: &str = "/etc/dmashare/dmashared.conf.d";
 /// What the image says about the machine.
 const CAST: &str = "/run/dmashare-vm.json";
@@ -196,6 +196,11 @@ pub(super) fn kill() -> Result<()> {
     let old = broker()?;
     let pid = nix::unistd::Pid::from_raw(old.0);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL)?;
+    came_back(old)
+}
+
+/// Waits until systemd has started another one.
+pub(super) fn came_back(old: Process) -> Result<()> {
     let until = std::time::Instant::now() + BOUND;
     loop {
         let state = systemctl(&["show", "-P", "ActiveState", UNIT])?;
@@ -240,7 +245,7 @@ pub(super) fn log_of_run() -> Result<String> {
     journalctl(&["--boot", "--no-pager", "--output=cat", fields, &pid])
 }
 
-fn journalctl(arguments: &[&str]) -> Result<String> {
+pub(super) fn journalctl(arguments: &[&str]) -> Result<String> {
     let output = Command::new("journalctl").args(arguments).output().context("journalctl")?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);

@@ -19,6 +19,7 @@ use crate::{BOUND, Backend, Buffer, Source, Unplug, World};
 pub(super) mod each_call;
 pub(super) mod meanwhile;
 pub(super) mod slow_reader;
+pub(super) mod watchdog;
 
 /// Clients under load, two each, if DMASHARE_PAIRS does not say another number.
 const PAIRS: usize = 6;
