@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
-use super::{Shared, Shell};
 use super::start::{Options, run};
+use super::{Shared, Shell};
 use crate::bus::BusAddress;
 use crate::config::Config;
 
