@@ -10,24 +10,32 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::client::Client;
 
+fn open(path: &Path) -> OwnedFd {
+    File::open(path).expect("it is there").into()
+}
+
 pub struct Files {
     devices: PathBuf,
+    /// Open since before a card goes.
+    nodes: [OwnedFd; 2],
     fences: Vec<OwnedFd>,
     buffer: Option<OwnedFd>,
 }
 
 impl Files {
     pub fn new(folder: &Path) -> Self {
-        Self { devices: folder.join("devices"), fences: Vec::new(), buffer: None }
+        let devices = folder.join("devices");
+        let node = |device: &str| devices.join(device).join("card0");
+        let nodes = ["egpu", "igpu"].map(|device| open(&node(device)));
+        Self { devices, nodes, fences: Vec::new(), buffer: None }
     }
 
     /// A descriptor of a kind.
     pub fn get(&mut self, kind: u8, client: &Client) -> OwnedFd {
-        let node = |device: &str| self.devices.join(device).join("card0");
-        let open = |path: &Path| File::open(path).expect("it is there").into();
+        let node = |at: usize| self.nodes[at].try_clone().expect("a descriptor");
         match kind % 16 {
-            0 => open(&node("egpu")),
-            1 => open(&node("igpu")),
+            0 => node(0),
+            1 => node(1),
             2 => sim::buffer(16 << 20).expect("a buffer"),
             3 => sim::buffer(1).expect("a buffer"),
             4 => self.fence(None),
@@ -42,7 +50,7 @@ impl Files {
                 let path = fs::OpenOptions::new()
                     .read(true)
                     .custom_flags(nix::libc::O_PATH)
-                    .open(node("egpu"));
+                    .open(self.devices.join("igpu/card0"));
                 path.expect("it is there").into()
             }
             13 => open(&self.devices),
