@@ -30,13 +30,18 @@ pub(in crate::scenario) fn reactor(world: &mut World) -> Result<()> {
         let thread = Pid::from_raw(broker.thread(REACTOR)?);
         hold(thread)?;
         // A thread that is held has been seen to end before its process is over.
-        eventually("the service is ended, whose reactor is stuck", BOUND, || {
+        let ended = eventually("the service is ended, whose reactor is stuck", BOUND, || {
             let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
             Ok(matches!(
                 waitpid(thread, Some(flags))?,
                 WaitStatus::Exited(..) | WaitStatus::Signaled(..)
             ))
-        })
+        });
+        if ended.is_err() {
+            // So that it can be restarted.
+            ptrace::detach(thread, None)?;
+        }
+        ended
     })
 }
 
