@@ -15,7 +15,7 @@ use crate::process::eventually;
 use crate::{BOUND, Process, World};
 
 /// The service feeds it after half of that, which leaves a slow machine as long again.
-const PERIOD: Duration = Duration::from_secs(8);
+const PERIOD: Duration = Duration::from_secs(16);
 /// What the reactor's thread is called.
 const REACTOR: &str = "fences";
 
