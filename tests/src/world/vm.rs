@@ -40,6 +40,13 @@ impl Vm {
                 vm.rescan(role)?;
             }
         }
+        // Of a scenario that was ended in the midst of it.
+        let told = Path::new(HELD).parent().context("a folder")?;
+        if told.exists() {
+            fs::remove_dir_all(told)?;
+            systemctl(&["daemon-reload"])?;
+            restart()?;
+        }
         fs::create_dir_all(DROPINS)?;
         let fence = format!("[fence]\nbackend = \"{}\"\n", backend.name());
         let changed = [("90-backend.toml", fence.as_str()), ("91-scenario.toml", config)]
@@ -184,6 +191,8 @@ pub(super) fn kill_while(meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     });
     let done = done.and_then(|()| meanwhile());
     fs::remove_file(held)?;
+    // Empty but for others' words.
+    _ = fs::remove_dir(held.parent().context("a folder")?);
     systemctl(&["daemon-reload"])?;
     done?;
     // One that is to be restarted cannot be started; this is what systemd itself does after the hour.
