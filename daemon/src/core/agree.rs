@@ -45,8 +45,13 @@ impl<H: Handles> Broker<H> {
         for id in self.devices.keys() {
             once(id.0, "device")?;
         }
+        let mut owned = HashSet::new();
         for (id, client) in &self.clients {
             once(id.0, "client")?;
+            let theirs = client.objects.iter().filter(|(_, what)| !matches!(what, Owned::Lost(_)));
+            for (object, _) in theirs {
+                check(owned.insert(*object), || format!("object {object} is of two clients"))?;
+            }
             // What one client has lost alone is there for others by the same id.
             check(client.objects.keys().all(|object| object.0 < self.ids.next()), || {
                 format!("client {id} has an object that was never given out")
