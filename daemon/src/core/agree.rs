@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use dmashare_proto::limits::MAX_PLANES;
 use dmashare_proto::message::FenceState;
 use dmashare_proto::state_page::{SLOTS, Word};
-use dmashare_proto::{ClientId, DeviceId, ObjectId};
+use dmashare_proto::{DeviceId, ObjectId};
 
 use super::buffers::{Buffer, Cost};
 use super::device::Device;
@@ -194,7 +194,7 @@ impl<H: Handles> Broker<H> {
 
     /// Whose connection is served.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub(super) fn clients(&self) -> Vec<ClientId> {
+    pub(super) fn clients(&self) -> Vec<dmashare_proto::ClientId> {
         self.clients.keys().copied().collect()
     }
 }
