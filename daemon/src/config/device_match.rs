@@ -70,7 +70,8 @@ fn pci_address(text: &str) -> Option<String> {
     let hex = |part: &str, digits| {
         (part.len() == digits).then(|| u32::from_str_radix(part, 16).ok()).flatten()
     };
-    let (domain, bus) = (hex(domain, 4)?, hex(rest[0], 2)?);
+    // One behind a VMD controller is beyond ffff, and has as many digits as it takes.
+    let (domain, bus) = ((4..=8).find_map(|digits| hex(domain, digits))?, hex(rest[0], 2)?);
     let (slot, function) = (hex(rest[1], 2)?, hex(rest[2], 1)?);
     let address = format!("{domain:04x}:{bus:02x}:{slot:02x}.{function}");
     (slot < 32 && function < 8 && address.ends_with(&text.to_ascii_lowercase())).then_some(address)
@@ -84,6 +85,9 @@ mod tests {
     fn addresses_names_and_drivers_are_told_apart() {
         let parse = |text: &str| text.parse::<DeviceMatch>();
         assert_eq!(parse("0000:0A:00.0"), Ok(DeviceMatch::Pci("0000:0a:00.0".to_owned())));
+        let behind_vmd = Ok(DeviceMatch::Pci("10000:e1:00.0".to_owned()));
+        assert_eq!(parse("10000:E1:00.0"), behind_vmd);
+        assert!(parse("00001:e1:00.0").is_err(), "the kernel writes no such domain");
         assert_eq!(parse("01:00.0"), Ok(DeviceMatch::Pci("0000:01:00.0".to_owned())));
         assert_eq!(parse("vkms"), Ok(DeviceMatch::Name("vkms".to_owned())));
         assert_eq!(parse("1-2:1.0"), Ok(DeviceMatch::Name("1-2:1.0".to_owned())));

@@ -80,6 +80,11 @@ impl<H: Handles> Broker<H> {
     }
 
     fn devices_agree(&self) -> Result<(), String> {
+        for (node, id) in &self.by_node {
+            let has = |device: &Device| device.desc.nodes.iter().any(|it| it.id == *node);
+            let is_so = self.devices.get(id).is_some_and(|it| it.lost.is_none() && has(it));
+            check(is_so, || format!("{node:?} is no node of device {id}"))?;
+        }
         let mut slots = BTreeSet::new();
         for (id, device) in &self.devices {
             check(device.slot < SLOTS && device.generation <= Word::MAX_GENERATION, || {

@@ -195,7 +195,9 @@ fn ends(mut broker: Broker<Fake>) {
     drop(out);
     check::settled(&broker);
     assert!(broker.left().is_empty(), "{:?}", broker.left());
-    assert!(broker.devices.is_empty() && broker.by_node.is_empty(), "devices");
+    let devices: Vec<_> = broker.devices.iter().map(|(id, it)| (id, it.lost.is_some())).collect();
+    assert!(devices.is_empty(), "devices, and whether they are lost: {devices:?}");
+    assert!(broker.by_node.is_empty(), "nodes of no device: {:?}", broker.by_node);
 }
 
 fn lose(broker: &mut Broker<Fake>, device: dmashare_proto::DeviceId, out: &mut Effects<Fake>) {

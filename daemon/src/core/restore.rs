@@ -83,6 +83,11 @@ impl<H: Handles> Broker<H> {
             ));
         }
         let OfBroker { instance, .. } = read(RecordKind::Broker, 0, &bytes)?;
+        // Causes alone have a second number: there are no two records of anything else.
+        let twice = records.keys().find(|(kind, _, at)| *kind != RecordKind::Cause && *at != 0);
+        if let Some((kind, id, at)) = twice {
+            return Err(format!("the record of {kind:?} {id} is number {at} of it"));
+        }
         let mut this = Self::new(limits, ids, instance, backend, state_page);
         let lost = this.put_devices(&mut records)?;
         this.put_clients(&mut records)?;
