@@ -173,7 +173,8 @@ pub(super) fn client(world: &mut World) -> Result<()> {
     let job = begun(world, program.device, &[SHORT])?;
     ends(&job, "ejected")?;
     // The kernel has removed it; the service learns of that by the same event as ever.
-    ensure!(held.1.device().wait_lost(Some(BOUND))?, "it is not lost");
+    let device = held.1.device().context("it is of no device")?;
+    ensure!(device.wait_lost(Some(BOUND))?, "it is not lost");
     let error = mapped.begin(Access::Read).err().context("it can be used still")?;
     ensure!(error.is_device_lost(), "{error}");
     drop((mapped, held));
