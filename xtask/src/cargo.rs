@@ -56,7 +56,8 @@ const SIMULATED: &[&str] = &[
 pub const FORMAT: &[&[&str]] =
     &[&["fmt", "--all", "--check"], &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]];
 
-/// Lints: of everything, of the daemon as it is shipped, and of the library with each feature alone.
+/// Lints: of everything, of the daemon as it is shipped, of the library with each feature alone, and
+/// of what it is fuzzed by.
 pub const LINTS: &[&[&str]] = &[
     &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
     &[
@@ -74,6 +75,16 @@ pub const LINTS: &[&[&str]] = &[
     &["clippy", "-p", "dmashare", "--", "-D", "warnings"],
     &["clippy", "-p", "dmashare", "--features", "calloop", "--", "-D", "warnings"],
     &["clippy", "-p", "dmashare", "--features", "tokio", "--", "-D", "warnings"],
+    &[
+        "clippy",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--target-dir",
+        "target",
+        "--",
+        "-D",
+        "warnings",
+    ],
 ];
 
 /// Documentation; its warnings are errors, see [`DOCS_FLAGS`].

@@ -10,6 +10,9 @@ use crate::{cargo, paths};
 /// What is built where the machine has none of its own: a version, so that every clone shares it.
 const VERSION: &str = "0.20.2";
 
+/// What is shipped, and what it is fuzzed by, which has a lock file of its own.
+pub const MANIFESTS: [&str; 2] = ["Cargo.toml", "fuzz/Cargo.toml"];
+
 /// Advisories are not among them: they need a database of the day, and would fail an old commit.
 pub const CHECK: &[&str] = &["--all-features", "check", "bans", "licenses", "sources"];
 

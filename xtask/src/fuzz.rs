@@ -23,6 +23,11 @@ const TARGETS: [&str; 6] = ["stream", "snapshot", "codec", "config", "helper", "
 /// Seconds of each, where `DMASHARE_FUZZ_SECONDS` does not say.
 const SECONDS: u32 = 60;
 
+/// What the tier's random numbers begin with, where `DMASHARE_FUZZ_SEED` does not say: whether a change
+/// can land is not to be left to chance. New ground is looked at by `cargo xtask fuzz`, which begins
+/// with another one each time.
+const SEED: u32 = 1;
+
 /// How many run at a time.
 const ABREAST: usize = 2;
 
@@ -71,15 +76,13 @@ pub fn one(args: &FuzzArgs) -> Result<i32> {
 /// The tier: the corpus, then each target for a while. `None` if this toolchain cannot, with the reason
 /// printed.
 pub fn run() -> Result<Option<Counts>> {
-    let seconds = match std::env::var("DMASHARE_FUZZ_SECONDS") {
-        Ok(text) => text.parse().context("DMASHARE_FUZZ_SECONDS is a number of seconds")?,
-        Err(_) => SECONDS,
-    };
+    let seconds = number("DMASHARE_FUZZ_SECONDS")?.unwrap_or(SECONDS);
+    let seed = number("DMASHARE_FUZZ_SEED")?.unwrap_or(SEED);
     let Some(programs) = build(&TARGETS)? else { return Ok(None) };
     let (next, counts) = (Mutex::new(TARGETS.iter()), Mutex::new(Counts::default()));
     let work = || {
         while let Some(target) = lock(&next).next() {
-            let line = match fuzz(&programs, target, seconds) {
+            let line = match fuzz(&programs, target, seconds, seed) {
                 Ok(figures) => format!("ok fuzz/{target} {figures}"),
                 Err(error) => format!("FAILED fuzz/{target}: {error:#}"),
             };
@@ -94,6 +97,12 @@ pub fn run() -> Result<Option<Counts>> {
     });
     let counts = *lock(&counts);
     Ok(Some(counts))
+}
+
+fn number(variable: &str) -> Result<Option<u32>> {
+    let Some(text) = std::env::var_os(variable) else { return Ok(None) };
+    let text = text.to_string_lossy();
+    text.parse().map(Some).with_context(|| format!("{variable} is to be a number, not {text:?}"))
 }
 
 fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -178,7 +187,7 @@ impl Fuzzer {
 }
 
 /// Runs the corpus of a target, then fuzzes it; how much was done.
-fn fuzz(programs: &Path, target: &str, seconds: u32) -> Result<String> {
+fn fuzz(programs: &Path, target: &str, seconds: u32, seed: u32) -> Result<String> {
     let fuzzer = Fuzzer::new(programs, target)?;
     let [own, seeds] = folders(target)?;
     let log = |what: &str| paths::root().join(format!("target/fuzz/{target}.{what}.log"));
@@ -186,7 +195,10 @@ fn fuzz(programs: &Path, target: &str, seconds: u32) -> Result<String> {
     corpus.arg("-runs=0").arg(&seeds);
     logged(&mut corpus, target, &log("corpus"))?;
     let mut command = fuzzer.command();
-    command.arg(format!("-max_total_time={seconds}")).args([own, seeds]);
+    command
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-seed={seed}"))
+        .args([own, seeds]);
     let said = logged(&mut command, target, &log("fuzz"))?;
     figures(&said).with_context(|| format!("no figures in {}", log("fuzz").display()))
 }

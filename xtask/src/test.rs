@@ -166,16 +166,20 @@ fn deny(run: &mut Run) -> Result<Counts> {
     let Some(program) = deny::program(!run.no_install)? else {
         return Ok(skip("cargo-deny is not installed, and could not be or was not to be"));
     };
-    println!("cargo deny {}", deny::CHECK.join(" "));
-    let status = Command::new(program)
-        .arg("deny")
-        .args(deny::CHECK)
-        .arg("--hide-inclusion-graph")
-        .current_dir(paths::root())
-        .stdin(Stdio::null())
-        .status()
-        .context("cannot start cargo-deny")?;
-    Ok(Counts::one(status.success()))
+    let mut all = Counts::default();
+    for manifest in deny::MANIFESTS {
+        println!("cargo deny --manifest-path {manifest} {}", deny::CHECK.join(" "));
+        let status = Command::new(&program)
+            .args(["deny", "--manifest-path", manifest])
+            .args(deny::CHECK)
+            .args(["--config", "deny.toml", "--hide-inclusion-graph"])
+            .current_dir(paths::root())
+            .stdin(Stdio::null())
+            .status()
+            .context("cannot start cargo-deny")?;
+        all += Counts::one(status.success());
+    }
+    Ok(all)
 }
 
 /// The second implementation of the protocol, against its text and against the real service.

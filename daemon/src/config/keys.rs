@@ -75,6 +75,10 @@ pub(super) const SECTIONS: &[(&str, &[(&str, Set)])] = &[
 
 fn log_level(value: &DeValue<'_>) -> Result<String, Wrong> {
     let level = value::text(value)?;
+    // After a blank, `EnvFilter` reads each directive as if it began elsewhere, and may panic.
+    if !level.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{level:?}: has a blank, or what is not ASCII"));
+    }
     EnvFilter::try_new(&level).map_err(|error| format!("{level:?}: {error}"))?;
     Ok(level)
 }

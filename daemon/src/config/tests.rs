@@ -162,6 +162,11 @@ fn mistakes_are_told_with_file_line_and_key() {
             "2: limits.clients: is to be 1 to 1048576, not 99999999999999999999",
         ),
         ("[log]\nlevel = \"a=b=c\"\n", "2: log.level: \"a=b=c\": "),
+        ("[log]\nlevel = \"info, a=debug\"\n", "2: log.level: \"info, a=debug\": has a blank"),
+        (
+            "[log]\nlevel = \"\u{00a0}\u{feff}_[d\"\n",
+            "2: log.level: \"\\u{a0}\\u{feff}_[d\": has a",
+        ),
         ("[device]\nmatch = \"vkms\"\n", "1: device: is to be a list of sections, [[device]]"),
         ("\n[[device]]\nmatch = \"vkms\"\n", "2: device.removable: is missing"),
         (
