@@ -1,14 +1,16 @@
 //! The broker's end of its connection to the keeper, the process that holds over a restart what the
 //! broker has ([`dmashare_proto::keeper`]). Used by both threads: a datagram is sent whole.
 
-use std::io::{self, IoSlice};
+use std::fs::File;
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dmashare_proto::fd_passing::{CONTROL_WORDS, receive_with_fds};
 use dmashare_proto::keeper::{
-    Batch, Change, FULL_BATCH, Key, MAX_BATCH, MAX_BATCH_FDS, ToKeeper, decode, encode,
+    Batch, Change, FULL_BATCH, KICK, Key, MAX_BATCH, MAX_BATCH_FDS, ToKeeper, decode, encode,
 };
 use dmashare_proto::transport::connect_now;
 use nix::errno::Errno;
@@ -45,6 +47,8 @@ pub struct Keeper {
     broken: AtomicBool,
     /// Its process, once it has said so.
     pid: AtomicU32,
+    /// What wakes it, once it has given that.
+    kick: OnceLock<File>,
 }
 
 impl Keeper {
@@ -59,7 +63,8 @@ impl Keeper {
     /// Takes over a connection, with a keeper that may have something.
     #[must_use]
     pub fn from_fd(socket: OwnedFd) -> Self {
-        Self { socket, broken: AtomicBool::new(false), pid: AtomicU32::new(0) }
+        let (broken, pid) = (AtomicBool::new(false), AtomicU32::new(0));
+        Self { socket, broken, pid, kick: OnceLock::new() }
     }
 
     /// Whether what is sent there is kept.
@@ -89,6 +94,7 @@ impl Keeper {
             if let Err(error) = self.send(&ToKeeper::Now(some), &[]) {
                 self.give_up(&error);
             }
+            self.kick();
         }
     }
 
@@ -100,6 +106,7 @@ impl Keeper {
         // Later than any other life's.
         let number = monotonic_ns();
         self.send(&ToKeeper::Give(number), &[])?;
+        self.kick();
         let (mut all, mut buffer) = (Vec::new(), Buffer::default());
         loop {
             let (Batch { more, pid, entries, .. }, fds) = self.answer(number, &mut buffer)?;
@@ -107,8 +114,12 @@ impl Keeper {
             let mut fds = fds.into_iter();
             for (key, change) in entries {
                 let Change::Put { bytes, fds: count } = change else { continue };
-                let own = fds.by_ref().take(count.unwrap_or(0).into()).collect();
-                all.push((key, bytes, own));
+                let mut own: Vec<_> = fds.by_ref().take(count.unwrap_or(0).into()).collect();
+                if key == KICK {
+                    own.pop().map(|fd| self.kick.get_or_init(|| File::from(fd)));
+                } else {
+                    all.push((key, bytes, own));
+                }
             }
             if !more {
                 return Ok(all);
@@ -123,6 +134,7 @@ impl Keeper {
     pub fn forget(&self) -> io::Result<()> {
         let number = monotonic_ns();
         self.send(&ToKeeper::Forget(number), &[])?;
+        self.kick();
         self.answer(number, &mut Buffer::default()).map(drop)
     }
 
@@ -150,6 +162,16 @@ impl Keeper {
             if batch.to == to {
                 return Ok((batch, fds));
             }
+        }
+    }
+
+    /// It is to look at its socket now.
+    fn kick(&self) {
+        // A keeper of another version looks by itself; a counter that is full wakes it too.
+        if let Some(mut kick) = self.kick.get()
+            && let Err(error) = kick.write(&1_u64.to_ne_bytes())
+        {
+            tracing::debug!(%error, "the keeper is not woken");
         }
     }
 
@@ -197,6 +219,7 @@ impl Keeper {
 
     /// The keeper only takes in: it is waited for as a disk would be.
     fn wait(&self, what: PollFlags) -> io::Result<()> {
+        self.kick();
         loop {
             let mut polled = [PollFd::new(self.socket.as_fd(), what)];
             match poll(&mut polled, PollTimeout::from(PATIENCE_MS)) {

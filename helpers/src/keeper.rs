@@ -6,14 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::mpsc::{Sender, channel};
 
 use dmashare_proto::fd_passing::{CONTROL_WORDS, receive_with_fds};
 use dmashare_proto::keeper::{
-    Batch, Change, FULL_BATCH, IN_PLACE, Key, MAX_BATCH, MAX_BATCH_FDS, ToKeeper, decode, encode,
+    Batch, Change, FULL_BATCH, IN_PLACE, KICK, Key, LULL_MS, MAX_BATCH, MAX_BATCH_FDS, ToKeeper,
+    decode, encode,
 };
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 #[derive(Default)]
@@ -25,7 +29,20 @@ struct Record {
 /// The records, and the way to close what they had.
 struct Held {
     records: BTreeMap<Key, Record>,
+    /// Half a batch, while the other half is on its way.
+    staged: Vec<Staged>,
+    /// What is to be closed, until the closer is told.
+    former: Vec<OwnedFd>,
     closer: Sender<Vec<OwnedFd>>,
+    kick: EventFd,
+}
+
+/// Whether more is to come.
+#[derive(PartialEq)]
+enum Taken {
+    Nothing,
+    Some,
+    Last,
 }
 
 /// Serves one connection to its end.
@@ -39,7 +56,10 @@ pub fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
     let thread = std::thread::Builder::new()
         .name("closer".to_owned())
         .spawn(move || closing.into_iter().for_each(drop))?;
-    let mut held = Held { records: BTreeMap::new(), closer };
+    let kick = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    fcntl(socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let (records, staged, former) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let mut held = Held { records, staged, former, closer, kick };
     let result = held.serve(socket);
     drop(held);
     // What hangs in a driver's hands is the kernel's from here.
@@ -50,22 +70,64 @@ pub fn serve(socket: BorrowedFd<'_>) -> io::Result<()> {
 impl Held {
     fn serve(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let (mut bytes, mut control) = (vec![0; MAX_BATCH], vec![0; CONTROL_WORDS]);
-        let mut staged = Vec::new();
+        loop {
+            let taken = self.take_some(socket, &mut bytes, &mut control)?;
+            if !self.former.is_empty() {
+                self.closer.send(std::mem::take(&mut self.former)).map_err(io::Error::other)?;
+            }
+            match taken {
+                Taken::Last => return Ok(()),
+                Taken::Some => self.wait(None)?,
+                Taken::Nothing => self.wait(Some(socket))?,
+            }
+        }
+    }
+
+    /// Waits for a kick: with a socket also for that, else for a while.
+    fn wait(&self, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut polled = vec![PollFd::new(self.kick.as_fd(), PollFlags::POLLIN)];
+        polled.extend(socket.map(|socket| PollFd::new(socket, PollFlags::POLLIN)));
+        let end = if socket.is_some() { PollTimeout::NONE } else { PollTimeout::from(LULL_MS) };
+        match poll(&mut polled, end) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if polled[0].any() == Some(false) {
+            return Ok(());
+        }
+        match self.kick.read() {
+            Ok(_) | Err(Errno::EAGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes in what is in the socket.
+    fn take_some(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        bytes: &mut [u8],
+        control: &mut [u64],
+    ) -> io::Result<Taken> {
+        let mut taken = Taken::Nothing;
         loop {
             let mut fds = Vec::new();
-            let (len, flags) = receive_with_fds(socket, &mut bytes, &mut control, &mut fds)?;
+            let (len, flags) = match receive_with_fds(socket, bytes, control, &mut fds) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
+                other => other?,
+            };
             if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
                 return Err(io::Error::other("a batch was cut short"));
             }
             if len == 0 && fds.is_empty() {
-                return Ok(());
+                return Ok(Taken::Last);
             }
+            taken = Taken::Some;
             match decode(&bytes[..len])? {
                 ToKeeper::Batch(batch) => {
                     let more = batch.more;
-                    stage(batch, fds, &mut staged)?;
+                    stage(batch, fds, &mut self.staged)?;
                     if !more {
-                        self.take_in(&mut staged)?;
+                        self.take_in();
                     }
                 }
                 ToKeeper::Now(keys) => {
@@ -75,11 +137,11 @@ impl Held {
                 }
                 ToKeeper::Give(to) => {
                     // Half a batch is of a broker that died within it.
-                    staged.clear();
+                    self.staged.clear();
                     self.give(socket, to)?;
                 }
                 ToKeeper::Forget(to) => {
-                    staged.clear();
+                    self.staged.clear();
                     self.records.clear();
                     send(socket, &Batch { to, ..Batch::default() }, &[])?;
                 }
@@ -87,8 +149,8 @@ impl Held {
         }
     }
 
-    fn take_in(&mut self, staged: &mut Vec<Staged>) -> io::Result<()> {
-        for (key, change) in staged.drain(..) {
+    fn take_in(&mut self) {
+        for (key, change) in self.staged.drain(..) {
             let former = match change {
                 None => self.records.remove(&key).map(|record| record.fds),
                 Some((bytes, None)) => {
@@ -99,19 +161,18 @@ impl Held {
                     self.records.insert(key, Record { bytes, fds }).map(|record| record.fds)
                 }
             };
-            let Some(former) = former.filter(|fds| !fds.is_empty()) else { continue };
-            if key.0 & IN_PLACE != 0 {
-                drop(former);
-            } else {
-                self.closer.send(former).map_err(io::Error::other)?;
+            // Those of a kind that does not take long are closed here.
+            if key.0 & IN_PLACE == 0 {
+                self.former.extend(former.into_iter().flatten());
             }
         }
-        Ok(())
     }
 
     fn give(&self, socket: BorrowedFd<'_>, to: u64) -> io::Result<()> {
         let pid = std::process::id();
-        let (mut entries, mut fds, mut size) = (Vec::new(), Vec::new(), 0);
+        let kick = Change::Put { bytes: Vec::new(), fds: Some(1) };
+        let (mut entries, mut fds, mut size) =
+            (vec![(KICK, kick)], vec![self.kick.as_fd().as_raw_fd()], 0);
         for (&key, record) in &self.records {
             let len = record.bytes.len() + 64;
             if fds.len() + record.fds.len() > MAX_BATCH_FDS || size > FULL_BATCH {
@@ -164,6 +225,13 @@ fn send(socket: BorrowedFd<'_>, batch: &Batch, fds: &[RawFd]) -> io::Result<()> 
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
             Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let mut polled = [PollFd::new(socket, PollFlags::POLLOUT)];
+                match poll(&mut polled, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
             // Too many are in flight: the reader takes some out.
             Err(Errno::ETOOMANYREFS) => std::thread::yield_now(),
             Err(error) => return Err(error.into()),

@@ -25,6 +25,14 @@ pub const IN_PLACE: u8 = 0x80;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key(pub u8, pub u64, pub u64);
 
+/// Of a record that the keeper gives with its own, without bytes and with one descriptor: an eventfd that
+/// wakes it. While the broker is busy it looks at its socket only every [`LULL_MS`]; who cannot wait for
+/// that, because a guard is to end or the socket is full, adds to the eventfd.
+pub const KICK: Key = Key(0, 0, 0);
+/// For how many milliseconds the keeper does not look at its socket after it has taken something in: a
+/// wake-up for each request would cost more than all else that keeping takes.
+pub const LULL_MS: u8 = 2;
+
 /// What becomes of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
