@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dmashare_proto::ids;
-use dmashare_proto::message::Grantee;
+use dmashare_proto::message::{Grantee, Terms};
 use nix::unistd::getuid;
 
 use crate::error::Error;
@@ -64,6 +64,12 @@ pub struct Grant {
     pub ttl: Duration,
 }
 
+impl Grant {
+    pub(crate) fn terms(self) -> Terms {
+        Terms { to: self.to, uses: self.uses, ttl_ms: millis(self.ttl) }
+    }
+}
+
 /// Once, within a minute, by a process of this process's user.
 impl Default for Grant {
     fn default() -> Self {
@@ -73,7 +79,7 @@ impl Default for Grant {
 
 /// Whole milliseconds, up: a time that is not zero stays so. Too long a one is for the broker to
 /// refuse.
-pub(crate) fn millis(time: Duration) -> u32 {
+fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 

@@ -27,7 +27,7 @@ fn info() -> DeviceInfo {
 }
 
 fn exported(buffer: u64) -> Reply {
-    Reply::Exported(Exported { buffer: ObjectId(buffer), at: AT })
+    Reply::Exported(Exported { buffer: ObjectId(buffer), at: AT, token: None })
 }
 
 fn export(connection: &Connection, broker: &mut Broker, buffer: u64) -> ExportedBuffer {
@@ -78,7 +78,7 @@ fn answers_in_another_order_reach_their_threads() {
         let mut asked: HashMap<u32, u64> = HashMap::new();
         while asked.len() < THREADS as usize {
             match broker.request() {
-                (id, Request::Grant(grant)) => asked.insert(grant.uses, id),
+                (id, Request::Grant(grant)) => asked.insert(grant.terms.uses, id),
                 other => panic!("{other:?}"),
             };
         }
@@ -87,6 +87,44 @@ fn answers_in_another_order_reach_their_threads() {
         }
         clients.into_iter().for_each(|client| client.join().unwrap());
     });
+}
+
+#[test]
+fn a_token_comes_with_a_buffer_or_a_fence() {
+    let (connection, mut broker) = connected();
+    let fd = plane("dmashare-granted", 4096, 0);
+    let wanted = Grant { uses: 3, ..Grant::default() };
+    let token = ids::Token([7; 16]);
+    let options = FenceOptions::default();
+    thread::scope(|scope| {
+        let export = || connection.export_granted(fd.as_fd(), &layout(1), &[fd.as_fd()], wanted);
+        let client = scope.spawn(export);
+        let (id, request, _) = broker.receive().unwrap();
+        let Request::Export(export) = request else { panic!("{request:?}") };
+        assert_eq!(export.grant.map(|terms| (terms.uses, terms.ttl_ms)), Some((3, 60_000)));
+        let at = AT;
+        broker.reply(id, Reply::Exported(Exported { buffer: ObjectId(5), at, token: Some(token) }));
+        let (buffer, got) = client.join().unwrap().unwrap();
+        assert_eq!((buffer.id(), got.to_bytes()), (ObjectId(5), token.0));
+        drop(buffer);
+        broker.expect_done(&Request::Release(ObjectId(5)));
+    });
+    thread::scope(|scope| {
+        let share = || connection.share_fence_granted(fd.as_fd(), fd.as_fd(), options, wanted);
+        let client = scope.spawn(share);
+        let (id, request, _) = broker.receive().unwrap();
+        let Request::ShareFence(share) = request else { panic!("{request:?}") };
+        assert_eq!(share.grant.map(|terms| terms.uses), Some(3));
+        // None comes: no broker answers like that.
+        let (guard, token) = (GuardKind::Simulated, None);
+        broker.reply(
+            id,
+            Reply::FenceShared(FenceShared { fence: ObjectId(8), at: AT, guard, token }),
+        );
+        let error = client.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Protocol(_)), "{error:?}");
+    });
+    assert!(connection.is_closed());
 }
 
 #[test]
@@ -147,7 +185,10 @@ fn a_fence_is_shared_with_its_options() {
         // Not 0: that would be the broker's default.
         assert_eq!((share.deadline_ms, fds.len()), (1, 2));
         let guard = GuardKind::SwSync;
-        broker.reply(id, Reply::FenceShared(FenceShared { fence: ObjectId(8), at: AT, guard }));
+        broker.reply(
+            id,
+            Reply::FenceShared(FenceShared { fence: ObjectId(8), at: AT, guard, token: None }),
+        );
         let fence = client.join().unwrap();
         assert_eq!((fence.id(), fence.guard()), (ObjectId(8), guard));
         let released = scope.spawn(|| fence.release());

@@ -253,6 +253,8 @@ pub struct Plane {
 pub struct Export {
     /// Its layout; a file descriptor beside the message for each plane.
     pub layout: Layout,
+    /// A token for it is wanted too, which saves a [`Request::Grant`].
+    pub grant: Option<Terms>,
 }
 
 /// An exported buffer.
@@ -262,6 +264,8 @@ pub struct Exported {
     pub buffer: ObjectId,
     /// Its exporter device.
     pub at: DeviceAt,
+    /// The token that was wanted with it.
+    pub token: Option<Token>,
 }
 
 /// Who may use a token.
@@ -273,17 +277,24 @@ pub enum Grantee {
     Uid(u32),
 }
 
-/// A right to hand out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Grant {
-    /// A buffer, a fence or a timeline of the client's own.
-    pub object: ObjectId,
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
     /// Who may use it.
     pub to: Grantee,
     /// How often, at least 1.
     pub uses: u32,
     /// For how long, in milliseconds, 1 to [`crate::limits::MAX_TOKEN_TTL_MS`].
     pub ttl_ms: u32,
+}
+
+/// A right to hand out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// A buffer, a fence or a timeline of the client's own.
+    pub object: ObjectId,
+    /// What the token is good for.
+    pub terms: Terms,
 }
 
 /// A token to use.
@@ -340,6 +351,8 @@ pub struct ShareFence {
     pub policy: Policy,
     /// After how many milliseconds it ends with ETIMEDOUT; 0 is the broker's default.
     pub deadline_ms: u32,
+    /// A token for it is wanted too, which saves a [`Request::Grant`].
+    pub grant: Option<Terms>,
 }
 
 /// What an importer of a fence holds.
@@ -380,6 +393,8 @@ pub struct FenceShared {
     pub at: DeviceAt,
     /// What importers get.
     pub guard: GuardKind,
+    /// The token that was wanted with it.
+    pub token: Option<Token>,
 }
 
 /// An imported fence.

@@ -10,7 +10,7 @@ use dmashare_proto::message::{
     DeviceLost, DeviceWedged, Direction, Event, Export, Exported, FenceImported, FenceShared,
     FenceState, Grant, Grantee, GuardKind, Hello, Import, Imported, Importer, Inhibit, InhibitMode,
     Layout, LossPolicy, Plane, PointAt, PointState, Policy, RemovalRequested, Reply, Request,
-    ShareFence, SubmitPoint, TimelineInfo, Welcome,
+    ShareFence, SubmitPoint, Terms, TimelineInfo, Welcome,
 };
 use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{DeviceId, ErrorCode, ObjectId, Token, WireError, limits, state_page};
@@ -47,6 +47,10 @@ fn token() -> Token {
 
 fn at() -> DeviceAt {
     DeviceAt { device: DeviceId(3), slot: 1, word: Word::new(2, DeviceState::Present) }
+}
+
+fn for_anyone() -> Terms {
+    Terms { to: Grantee::Anyone, uses: 1, ttl_ms: 30_000 }
 }
 
 /// NV12, 1920 by 1080: two planes in one dma-buf, so the second has an offset.
@@ -100,17 +104,18 @@ fn requests() -> Vec<Example> {
             }),
         ),
         request("list-devices", 2, 0, Request::ListDevices(())),
-        request("export", 3, 3, Request::Export(Export { layout: layout() })),
+        request("export", 3, 3, Request::Export(Export { layout: layout(), grant: None })),
+        request(
+            "export-granted",
+            4,
+            3,
+            Request::Export(Export { layout: layout(), grant: Some(for_anyone()) }),
+        ),
         request(
             "grant-anyone",
             4,
             0,
-            Request::Grant(Grant {
-                object: ObjectId(17),
-                to: Grantee::Anyone,
-                uses: 1,
-                ttl_ms: 30_000,
-            }),
+            Request::Grant(Grant { object: ObjectId(17), terms: for_anyone() }),
         ),
         request(
             "grant-uid",
@@ -118,9 +123,7 @@ fn requests() -> Vec<Example> {
             0,
             Request::Grant(Grant {
                 object: ObjectId(17),
-                to: Grantee::Uid(1000),
-                uses: 2,
-                ttl_ms: limits::MAX_TOKEN_TTL_MS,
+                terms: Terms { to: Grantee::Uid(1000), uses: 2, ttl_ms: limits::MAX_TOKEN_TTL_MS },
             }),
         ),
         request("import-cpu", 6, 0, Request::Import(Import { token: token(), by: Importer::Cpu })),
@@ -135,7 +138,17 @@ fn requests() -> Vec<Example> {
             "share-fence",
             9,
             2,
-            Request::ShareFence(ShareFence { policy: Policy::Auto, deadline_ms: 0 }),
+            Request::ShareFence(ShareFence { policy: Policy::Auto, deadline_ms: 0, grant: None }),
+        ),
+        request(
+            "share-fence-granted",
+            9,
+            2,
+            Request::ShareFence(ShareFence {
+                policy: Policy::Guard,
+                deadline_ms: 2_000,
+                grant: Some(for_anyone()),
+            }),
         ),
         request("import-fence", 10, 0, Request::ImportFence(token())),
         request("query-fence", 11, 0, Request::QueryFence(ObjectId(300))),
@@ -223,7 +236,18 @@ fn replies() -> Vec<Example> {
         ),
         reply("devices", 2, 0, Reply::Devices(vec![device()])),
         reply("devices-none", 2, 0, Reply::Devices(vec![])),
-        reply("exported", 3, 0, Reply::Exported(Exported { buffer: ObjectId(17), at: at() })),
+        reply(
+            "exported",
+            3,
+            0,
+            Reply::Exported(Exported { buffer: ObjectId(17), at: at(), token: None }),
+        ),
+        reply(
+            "exported-granted",
+            4,
+            0,
+            Reply::Exported(Exported { buffer: ObjectId(17), at: at(), token: Some(token()) }),
+        ),
         reply("granted", 4, 0, Reply::Granted(token())),
         reply(
             "imported",
@@ -272,6 +296,7 @@ fn replies() -> Vec<Example> {
                 fence: ObjectId(300),
                 at: at(),
                 guard: GuardKind::SwSync,
+                token: Some(token()),
             }),
         ),
         reply(

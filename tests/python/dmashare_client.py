@@ -204,14 +204,16 @@ LAYOUT = record(
     planes=sequence(record(offset=U32, stride=U32)),
 )
 
+TERMS = record(to=enum("Anyone", ("Uid", U32)), uses=U32, ttl_ms=U32)
+
 REQUESTS = {
     "Hello": (1, record(version_min=U16, version_max=U16, features=U64, name=STRING)),
     "ListDevices": (2, NOTHING),
-    "Export": (3, record(layout=LAYOUT)),
+    "Export": (3, record(layout=LAYOUT, grant=optional(TERMS))),
     "Grant": (4, record(object=U64, to=enum("Anyone", ("Uid", U32)), uses=U32, ttl_ms=U32)),
     "Import": (5, record(token=BYTES16, by=enum("Cpu", "Device"))),
     "Release": (6, U64),
-    "ShareFence": (7, record(policy=POLICY, deadline_ms=U32)),
+    "ShareFence": (7, record(policy=POLICY, deadline_ms=U32, grant=optional(TERMS))),
     "ImportFence": (8, BYTES16),
     "QueryFence": (9, U64),
     "Acknowledge": (10, U64),
@@ -235,7 +237,7 @@ REPLIES = {
         record(version=U16, features=U64, instance=BYTES16, backend=GUARD_KIND),
     ),
     "Devices": (0x8002, sequence(DEVICE_INFO)),
-    "Exported": (0x8003, record(buffer=U64, at=DEVICE_AT)),
+    "Exported": (0x8003, record(buffer=U64, at=DEVICE_AT, token=optional(BYTES16))),
     "Granted": (0x8004, BYTES16),
     "Imported": (
         0x8005,
@@ -249,7 +251,10 @@ REPLIES = {
         ),
     ),
     "Done": (0x8006, NOTHING),
-    "FenceShared": (0x8007, record(fence=U64, at=DEVICE_AT, guard=GUARD_KIND)),
+    "FenceShared": (
+        0x8007,
+        record(fence=U64, at=DEVICE_AT, guard=GUARD_KIND, token=optional(BYTES16)),
+    ),
     "FenceImported": (
         0x8008,
         record(fence=U64, at=DEVICE_AT, guard=GUARD_KIND, state=FENCE_STATE),
@@ -645,7 +650,7 @@ def command_export(client, args):
         "modifier": args.modifier,
         "planes": [{"offset": 0, "stride": stride} for stride in strides],
     }
-    exported, _ = client.request("Export", {"layout": layout}, [node, *planes])
+    exported, _ = client.request("Export", {"layout": layout, "grant": None}, [node, *planes])
     say(**exported, token=grant(client, args, exported["buffer"]))
     hold(client, commands={"release": lambda: release(client, exported["buffer"])})
 
@@ -691,7 +696,8 @@ def command_share_fence(client, args):
         source = sw_sync_fence(timeline)
         advance = 1 << 30 | 4 << 16 | ord("W") << 8 | 1
         commands["signal"] = lambda: fcntl.ioctl(timeline, advance, struct.pack("=I", 1))
-    body = {"policy": args.policy.capitalize(), "deadline_ms": args.deadline_ms}
+    policy, deadline_ms = args.policy.capitalize(), args.deadline_ms
+    body = {"policy": policy, "deadline_ms": deadline_ms, "grant": None}
     shared, _ = client.request("ShareFence", body, [node, source])
     say(**shared, token=grant(client, args, shared["fence"]))
     commands["query"] = lambda: say(

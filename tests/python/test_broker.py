@@ -29,6 +29,7 @@ LAYOUT = {
     "modifier": 0,
     "planes": [{"offset": 0, "stride": 64}],
 }
+EXPORT = {"layout": LAYOUT, "grant": None}
 
 
 class Machine:
@@ -133,7 +134,7 @@ def refused(code, call, *args):
 def export(machine, client, fill=b"", layout=LAYOUT, device="egpu"):
     fds = [machine.node(device), buffer(fill)]
     try:
-        return client.request("Export", {"layout": layout}, fds)[0]
+        return client.request("Export", {"layout": layout, "grant": None}, fds)[0]
     finally:
         dmashare.close_all(fds)
 
@@ -150,7 +151,7 @@ def take(client, token, by="Cpu", fds=()):
 def share(machine, client, source, policy="Auto", deadline_ms=0, device="egpu"):
     node = machine.node(device)
     try:
-        body = {"policy": policy, "deadline_ms": deadline_ms}
+        body = {"policy": policy, "deadline_ms": deadline_ms, "grant": None}
         return client.request("ShareFence", body, [node, source])[0]
     finally:
         os.close(node)
@@ -207,6 +208,34 @@ def a_buffer_goes_from_one_to_the_other(machine):
     for number in (imported["import"], again["import"]):
         assert two.request("Release", number) == (None, [])
         refused(203, two.request, "Release", number)
+
+
+def a_token_comes_with_what_it_is_for(machine):
+    one, two = machine.client("one"), machine.client("two")
+    terms = {"to": "Anyone", "uses": 1, "ttl_ms": 60000}
+    node, source = machine.node("egpu"), fence()
+
+    def wanted(terms):
+        to_share = {"policy": "Auto", "deadline_ms": 0, "grant": terms}
+        return {"layout": LAYOUT, "grant": terms}, to_share
+
+    to_export, to_share = wanted(terms)
+    exported, _ = one.request("Export", to_export, [node, buffer(b"hello")])
+    imported, fds = take(two, exported["token"])
+    assert imported["buffer"] == exported["buffer"] and os.pread(fds[0], 5, 0) == b"hello"
+    refused(205, take, two, exported["token"])  # used up
+    shared, _ = one.request("ShareFence", to_share, [node, source])
+    got, (guard,) = two.request("ImportFence", shared["token"])
+    assert got["state"] == "Pending"
+    end_fence(source)
+    wait(guard)
+    # Of terms that nobody may have comes neither: the next id is the next object's.
+    for uses, ttl_ms in ((0, 60000), (1, 0), (1, 86400001)):
+        to_export, to_share = wanted({"to": "Anyone", "uses": uses, "ttl_ms": ttl_ms})
+        refused(207, one.request, "Export", to_export, [node, buffer()])
+        refused(207, one.request, "ShareFence", to_share, [node, fence()])
+    assert export(machine, one)["buffer"] == got["fence"] + 1
+    assert export(machine, one)["token"] is None
 
 
 def a_guard_ends_as_its_source_does(machine):
@@ -380,16 +409,16 @@ def wrong_descriptors_are_refused_and_closed(machine):
     path = os.open(machine.dir / "log", os.O_PATH)
     _witness, before = settled(machine)
     for wrong in (*pipe, other, path, node):
-        refused(200, client.request, "Export", {"layout": LAYOUT}, [node, wrong])
-        body = {"policy": "Auto", "deadline_ms": 0}
+        refused(200, client.request, "Export", EXPORT, [node, wrong])
+        body = {"policy": "Auto", "deadline_ms": 0, "grant": None}
         refused(200, client.request, "ShareFence", body, [node, wrong])
     for wrong in (*pipe, path):
-        refused(200, client.request, "Export", {"layout": LAYOUT}, [wrong, buffer()])
+        refused(200, client.request, "Export", EXPORT, [wrong, buffer()])
     # A file that stands for no device.
     stranger = os.open(machine.dir / "log", os.O_RDONLY)
-    refused(206, client.request, "Export", {"layout": LAYOUT}, [stranger, buffer()])
+    refused(206, client.request, "Export", EXPORT, [stranger, buffer()])
     for count in (0, 1, 6, 8, 9, 253):
-        refused(104, client.request, "Export", {"layout": LAYOUT}, [node] * count)
+        refused(104, client.request, "Export", EXPORT, [node] * count)
     refused(104, client.request, "ListDevices", None, [node])
     # What was refused is closed by a thread of its connection, not before the answer.
     wait_for(lambda: machine.open_fds() <= before, "descriptors leak")
@@ -476,7 +505,7 @@ def a_killed_client_leaves_nothing(machine):
     for client in clients:
         number = export(machine, client)["buffer"]
         take(watcher, grant(client, number))
-        client.send_bytes(dmashare.encode("Export", 9, {"layout": LAYOUT}, 3))
+        client.send_bytes(dmashare.encode("Export", 9, EXPORT, 3))
         client.close()
     watcher.close()
     wait_for(lambda: machine.open_fds() <= before, "descriptors leak")
@@ -551,6 +580,7 @@ def wait_for(condition, why):
 
 CHECKS = [
     a_buffer_goes_from_one_to_the_other,
+    a_token_comes_with_what_it_is_for,
     a_guard_ends_as_its_source_does,
     a_deadline_ends_a_guard,
     a_fence_of_a_fixed_device_is_passed,

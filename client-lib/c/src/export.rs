@@ -10,6 +10,7 @@ use crate::connection::Connection;
 use crate::failure::{Failure, call, value};
 use crate::handle::{Handle, kinds};
 use crate::object::object_functions;
+use crate::token::{Grant, Token};
 
 pub struct Export {
     pub(crate) object: ExportedBuffer,
@@ -58,6 +59,29 @@ impl Layout {
     }
 }
 
+/// What is to be exported, looked at.
+struct Wanted<'a> {
+    node: BorrowedFd<'a>,
+    layout: dmashare::Layout,
+    planes: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Wanted<'a> {
+    fn read(node: c_int, layout: &In<Layout>, planes: &In<c_int>) -> Result<Self, Failure> {
+        let layout = layout.get("the layout")?;
+        let list = layout.planes()?;
+        let fds = planes.list(list.len(), "the list of planes")?;
+        let fds = fds.into_iter().map(|plane| argument::fd(plane, "a plane"));
+        let fds: Vec<BorrowedFd<'_>> = fds.collect::<Result<_, _>>()?;
+        let node = argument::fd(node, "the DRM node")?;
+        let planes =
+            list.iter().map(|&CPlane { offset, stride }| Plane { offset, stride }).collect();
+        let Layout { width, height, fourcc, modifier, .. } = layout;
+        let layout = dmashare::Layout { width, height, fourcc, modifier, planes };
+        Ok(Self { node, layout, planes: fds })
+    }
+}
+
 impl From<&dmashare::Layout> for Layout {
     fn from(layout: &dmashare::Layout) -> Self {
         let &dmashare::Layout { width, height, fourcc, modifier, ref planes } = layout;
@@ -80,28 +104,33 @@ pub extern "C" fn dmashare_export_buffer(
 ) -> c_int {
     call(|| {
         buffer.check()?;
-        let layout = layout.get("the layout")?;
-        let list = layout.planes()?;
-        let fds = planes.list(list.len(), "the list of planes")?;
-        let fds = fds.into_iter().map(|plane| argument::fd(plane, "a plane"));
-        let fds: Vec<BorrowedFd<'_>> = fds.collect::<Result<_, _>>()?;
-        let node = argument::fd(node, "the DRM node")?;
+        let Wanted { node, layout, planes } = Wanted::read(node, &layout, &planes)?;
         let connection = connection.get()?.connection.clone();
-        let object = connection.export(
-            node,
-            &dmashare::Layout {
-                width: layout.width,
-                height: layout.height,
-                fourcc: layout.fourcc,
-                modifier: layout.modifier,
-                planes: list
-                    .iter()
-                    .map(|&CPlane { offset, stride }| Plane { offset, stride })
-                    .collect(),
-            },
-            &fds,
-        )?;
+        let object = connection.export(node, &layout, &planes)?;
         buffer.put(Handle::new(Export { object, connection })?);
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn dmashare_export_buffer_granted(
+    connection: Handle<Connection>,
+    node: c_int,
+    layout: In<Layout>,
+    planes: In<c_int>,
+    grant: In<Grant>,
+    buffer: Out<Handle<Export>>,
+    token: Out<Token>,
+) -> c_int {
+    call(|| {
+        buffer.check()?;
+        token.check()?;
+        let grant = Grant::read(&grant)?;
+        let Wanted { node, layout, planes } = Wanted::read(node, &layout, &planes)?;
+        let connection = connection.get()?.connection.clone();
+        let (object, made) = connection.export_granted(node, &layout, &planes, grant)?;
+        buffer.put(Handle::new(Export { object, connection })?);
+        token.put(made.into());
         Ok(0)
     })
 }

@@ -5,11 +5,11 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 
 use crate::argument::{self, In, Out, Versioned};
 use crate::connection::{Connection, guard_number};
-use crate::failure::{call, value};
+use crate::failure::{Failure, call, value};
 use crate::handle::{Handle, kinds};
 use crate::object::object_functions;
 use crate::status::Status;
-use crate::token::Token;
+use crate::token::{Grant, Token};
 
 pub struct SharedFence {
     pub(crate) object: dmashare::SharedFence,
@@ -55,6 +55,16 @@ unsafe impl Versioned for FenceOptions {
     const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
+impl FenceOptions {
+    fn read(options: &In<Self>) -> Result<dmashare::FenceOptions, Failure> {
+        let Some(options) = options.versioned()? else {
+            return Ok(dmashare::FenceOptions::default());
+        };
+        let policy = argument::policy(options.policy)?;
+        Ok(dmashare::FenceOptions { policy, deadline: argument::deadline(options.deadline_ns)? })
+    }
+}
+
 #[unsafe(no_mangle)]
 pub extern "C" fn dmashare_share_fence(
     connection: Handle<Connection>,
@@ -65,18 +75,36 @@ pub extern "C" fn dmashare_share_fence(
 ) -> c_int {
     call(|| {
         fence.check()?;
-        let options = match options.versioned()? {
-            None => dmashare::FenceOptions::default(),
-            Some(options) => dmashare::FenceOptions {
-                policy: argument::policy(options.policy)?,
-                deadline: argument::deadline(options.deadline_ns)?,
-            },
-        };
+        let options = FenceOptions::read(&options)?;
         let node = argument::fd(node, "the DRM node")?;
         let sync_file = argument::fd(sync_file, "the sync_file")?;
         let connection = connection.get()?.connection.clone();
         let object = connection.share_fence(node, sync_file, options)?;
         fence.put(Handle::new(SharedFence { object, connection })?);
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn dmashare_share_fence_granted(
+    connection: Handle<Connection>,
+    node: c_int,
+    sync_file: c_int,
+    options: In<FenceOptions>,
+    grant: In<Grant>,
+    fence: Out<Handle<SharedFence>>,
+    token: Out<Token>,
+) -> c_int {
+    call(|| {
+        fence.check()?;
+        token.check()?;
+        let (options, grant) = (FenceOptions::read(&options)?, Grant::read(&grant)?);
+        let node = argument::fd(node, "the DRM node")?;
+        let sync_file = argument::fd(sync_file, "the sync_file")?;
+        let connection = connection.get()?.connection.clone();
+        let (object, made) = connection.share_fence_granted(node, sync_file, options, grant)?;
+        fence.put(Handle::new(SharedFence { object, connection })?);
+        token.put(made.into());
         Ok(0)
     })
 }

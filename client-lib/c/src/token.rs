@@ -24,6 +24,12 @@ impl Token {
     }
 }
 
+impl From<dmashare::Token> for Token {
+    fn from(token: dmashare::Token) -> Self {
+        Self(token.to_bytes())
+    }
+}
+
 /// `struct dmashare_grant`
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -40,16 +46,10 @@ unsafe impl Versioned for Grant {
     const SIZES: &'static [usize] = &[size_of::<Self>()];
 }
 
-fn grant(
-    connection: &Connection,
-    object: &impl Shared,
-    grant: &In<Grant>,
-    token: &Out<Token>,
-) -> Result<c_int, Failure> {
-    token.check()?;
-    let grant = match grant.versioned()? {
-        None => dmashare::Grant::default(),
-        Some(grant) => dmashare::Grant {
+impl Grant {
+    pub(crate) fn read(grant: &In<Self>) -> Result<dmashare::Grant, Failure> {
+        let Some(grant) = grant.versioned()? else { return Ok(dmashare::Grant::default()) };
+        Ok(dmashare::Grant {
             to: match grant.to {
                 0 => Grantee::Uid(grant.uid),
                 1 => Grantee::Anyone,
@@ -59,9 +59,18 @@ fn grant(
             ttl: u64::try_from(grant.ttl_ns)
                 .map(Duration::from_nanos)
                 .map_err(|_| Failure::invalid("a token's time lies in the past"))?,
-        },
-    };
-    token.put(Token(connection.grant(object, grant)?.to_bytes()));
+        })
+    }
+}
+
+fn grant(
+    connection: &Connection,
+    object: &impl Shared,
+    grant: &In<Grant>,
+    token: &Out<Token>,
+) -> Result<c_int, Failure> {
+    token.check()?;
+    token.put(connection.grant(object, Grant::read(grant)?)?.into());
     Ok(0)
 }
 

@@ -100,7 +100,7 @@ impl<H: Handles> Broker<H> {
             device.made.buffers += 1;
             device.buffers.insert(id)
         });
-        Ok(Reply::Exported(dmashare_proto::message::Exported { buffer: id, at }))
+        Ok(Reply::Exported(dmashare_proto::message::Exported { buffer: id, at, token: None }))
     }
 
     pub(super) fn import(

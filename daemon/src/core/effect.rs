@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dmashare_proto::message::{
-    Cause, Event, GuardKind, Layout, LossPolicy, PointAt, Policy, Reply,
+    Cause, Event, GuardKind, Layout, LossPolicy, PointAt, Policy, Reply, Terms,
 };
 use dmashare_proto::report::Step;
 use dmashare_proto::state_page::Word;
@@ -59,6 +59,8 @@ pub enum Checked<H: Handles> {
         layout: Layout,
         /// A dma-buf a plane.
         planes: Vec<CheckedPlane<H::Fd>>,
+        /// What a token is wanted for, and that token.
+        grant: Option<(Terms, Token)>,
     },
     /// See [`message::Request::Grant`].
     Grant(message::Grant, Token),
@@ -79,6 +81,8 @@ pub enum Checked<H: Handles> {
         options: message::ShareFence,
         /// The source.
         source: CheckedFence<H>,
+        /// The token, if its options want one.
+        token: Option<Token>,
     },
     /// See [`message::Request::ImportFence`].
     ImportFence(Token),

@@ -131,7 +131,7 @@ impl<H: Handles> Broker<H> {
                 self.fences.insert(fence, Fence { at, guard, handles, state, pending, point });
                 self.note(client, fence, Owned::Fence);
                 self.note_failed(fence, self.uid_of(client), state);
-                return Ok(Reply::FenceShared(FenceShared { fence, at, guard }));
+                return Ok(Reply::FenceShared(FenceShared { fence, at, guard, token: None }));
             }
             CheckedFence::Passed(_) if plan.guard => {
                 // The plan was made in the same turn of the loop; that it changed means a bug.
@@ -167,7 +167,7 @@ impl<H: Handles> Broker<H> {
             ender,
             deadline_ns: now_ns + deadline,
         });
-        Ok(Reply::FenceShared(FenceShared { fence, at, guard }))
+        Ok(Reply::FenceShared(FenceShared { fence, at, guard, token: None }))
     }
 
     pub(super) fn import_fence(

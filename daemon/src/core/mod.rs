@@ -206,14 +206,18 @@ impl<H: Handles> Broker<H> {
         let result = match request {
             Checked::Hello(hello) => return self.hello(client, id, hello, out),
             Checked::ListDevices => plain(Ok(Reply::Devices(self.list_devices(client)))),
-            Checked::Export { node, layout, planes } => {
-                plain(self.export(client, node, layout, planes))
+            Checked::Export { node, layout, planes, grant } => {
+                let make = |this: &mut Self| this.export(client, node, layout, planes);
+                plain(self.granted(now_ns, client, grant, make))
             }
             Checked::Grant(grant, token) => plain(self.grant(now_ns, client, &grant, token)),
             Checked::Import { token, by } => self.import(now_ns, client, token, by),
             Checked::Release(object) => plain(self.release(client, object, out)),
-            Checked::ShareFence { node, options, source } => {
-                plain(self.share_fence(now_ns, client, node, options, source, out))
+            Checked::ShareFence { node, options, source, token } => {
+                let grant = options.grant.zip(token);
+                plain(self.granted(now_ns, client, grant, |this| {
+                    this.share_fence(now_ns, client, node, options, source, out)
+                }))
             }
             Checked::ImportFence(token) => self.import_fence(now_ns, client, token),
             Checked::QueryFence(fence) => return self.query_fence(client, id, fence, out),

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use dmashare_proto::limits::MAX_TOKEN_TTL_MS;
-use dmashare_proto::message::{Grant, Grantee, Reply};
+use dmashare_proto::message::{Grant, Grantee, Reply, Terms};
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Token, WireError};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,14 @@ pub(super) struct Right {
     /// On its maker's account.
     #[serde(skip)]
     pub charge: Option<Charge>,
+}
+
+/// A token that is on its maker's account, and of no object yet. Dropped, it never was.
+struct Draft {
+    token: Token,
+    terms: Terms,
+    until_ns: u64,
+    charge: Charge,
 }
 
 #[derive(Debug, Default)]
@@ -189,32 +197,59 @@ impl<H: Handles> Broker<H> {
                 .about(grant.object.0));
             }
         }
-        if grant.uses == 0 || grant.ttl_ms == 0 || grant.ttl_ms > MAX_TOKEN_TTL_MS {
+        let draft = self.draft(now_ns, client, grant.terms, token);
+        let draft = draft.map_err(|error| error.about(grant.object.0))?;
+        Ok(Reply::Granted(self.bind(draft, client, grant.object)))
+    }
+
+    /// Makes an object and a token for it, if one is wanted: both or neither.
+    pub(super) fn granted(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        wanted: Option<(Terms, Token)>,
+        make: impl FnOnce(&mut Self) -> Result<Reply, WireError>,
+    ) -> Result<Reply, WireError> {
+        let Some((terms, token)) = wanted else { return make(self) };
+        let draft = self.draft(now_ns, client, terms, token)?;
+        let mut reply = make(self)?;
+        match &mut reply {
+            Reply::Exported(it) => it.token = Some(self.bind(draft, client, it.buffer)),
+            Reply::FenceShared(it) => it.token = Some(self.bind(draft, client, it.fence)),
+            _ => {}
+        }
+        Ok(reply)
+    }
+
+    fn draft(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        terms: Terms,
+        token: Token,
+    ) -> Result<Draft, WireError> {
+        if terms.uses == 0 || terms.ttl_ms == 0 || terms.ttl_ms > MAX_TOKEN_TTL_MS {
             return Err(WireError::new(
                 ErrorCode::BAD_VALUE,
                 format!("a token has at least one use and lives 1 to {MAX_TOKEN_TTL_MS} ms"),
-            )
-            .about(grant.object.0));
+            ));
         }
         if self.account(client).is_some_and(|account| account.may(Kind::Tokens, 1).is_err()) {
             self.tokens.expire(now_ns);
         }
         let charge = self.charge(client, Kind::Tokens, 1)?;
-        self.tokens.rights.insert(
-            token,
-            Right {
-                object: grant.object,
-                owner: client,
-                to: grant.to,
-                uses: grant.uses,
-                until_ns: now_ns + u64::from(grant.ttl_ms) * 1_000_000,
-                lost: None,
-                charge: Some(charge),
-            },
-        );
-        self.tokens.of.entry(grant.object).or_default().push(token);
-        self.tokens.touch(grant.object);
-        Ok(Reply::Granted(token))
+        let until_ns = now_ns + u64::from(terms.ttl_ms) * 1_000_000;
+        Ok(Draft { token, terms, until_ns, charge })
+    }
+
+    fn bind(&mut self, draft: Draft, owner: ClientId, object: ObjectId) -> Token {
+        let Draft { token, terms: Terms { to, uses, .. }, until_ns, charge } = draft;
+        let (lost, charge) = (None, Some(charge));
+        let right = Right { object, owner, to, uses, until_ns, lost, charge };
+        self.tokens.rights.insert(token, right);
+        self.tokens.of.entry(object).or_default().push(token);
+        self.tokens.touch(object);
+        token
     }
 
     /// What a token gives this client. The use is counted only by [`Self::use_token`], once the

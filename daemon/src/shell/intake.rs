@@ -52,7 +52,9 @@ pub(super) fn check(
                     exporter: found.exporter,
                 })
                 .collect();
-            Ok(Checked::Export { node, layout: export.layout, planes })
+            let grant =
+                export.grant.map(|terms| new_token().map(|token| (terms, token))).transpose()?;
+            Ok(Checked::Export { node, layout: export.layout, planes, grant })
         }
         Request::Import(import) => {
             let by = match import.by {
@@ -79,16 +81,14 @@ pub(super) fn check(
                 Status::Pending if plan.guard => guarded(shell, source)?,
                 Status::Pending => CheckedFence::Passed(Arc::new(source)),
             };
-            Ok(Checked::ShareFence { node, options, source })
+            let token = options.grant.map(|_| new_token()).transpose()?;
+            Ok(Checked::ShareFence { node, options, source, token })
         }
         Request::Hello(hello) => expect(0..=0).map(|()| Checked::Hello(hello)),
         Request::ListDevices(()) => expect(0..=0).map(|()| Checked::ListDevices),
         Request::Grant(grant) => {
             expect(0..=0)?;
-            let token = Token::random().map_err(|error| {
-                WireError::new(ErrorCode::INTERNAL, format!("no random bytes: {error}"))
-            })?;
-            Ok(Checked::Grant(grant, token))
+            Ok(Checked::Grant(grant, new_token()?))
         }
         Request::Release(object) => expect(0..=0).map(|()| Checked::Release(object)),
         Request::ImportFence(token) => expect(0..=0).map(|()| Checked::ImportFence(token)),
@@ -127,6 +127,11 @@ pub(super) fn check(
         Request::Inhibit(inhibit) => expect(0..=0).map(|()| Checked::Inhibit(inhibit)),
         _ => Err(WireError::new(ErrorCode::UNKNOWN_MESSAGE, format!("{name} is not served"))),
     }
+}
+
+fn new_token() -> Result<Token, WireError> {
+    Token::random()
+        .map_err(|error| WireError::new(ErrorCode::INTERNAL, format!("no random bytes: {error}")))
 }
 
 fn guarded(shell: &Shell, source: OwnedFd) -> Result<CheckedFence<Os>, WireError> {

@@ -8,6 +8,7 @@ use dmashare_proto::limits::VERSION;
 use dmashare_proto::message::{Event, Hello, Reply, Request};
 use dmashare_proto::transport::{Buffer, Received, connect_to};
 use dmashared::shell::fuzzing::Service;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -78,7 +79,13 @@ impl Client {
 
     fn readable(&self, timeout: PollTimeout) -> bool {
         let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, timeout).expect("it can be polled") > 0
+        loop {
+            match poll(&mut fds, timeout) {
+                // The fuzzer's own timer.
+                Err(Errno::EINTR) => {}
+                result => return result.expect("it can be polled") > 0,
+            }
+        }
     }
 
     /// Takes what has come; whether it is an answer.
@@ -113,10 +120,16 @@ impl Client {
             Reply::Devices(all) => {
                 heard.devices = all.iter().map(|device| device.at.device).collect();
             }
-            Reply::Exported(it) => heard.objects.push(it.buffer),
+            Reply::Exported(it) => {
+                heard.objects.push(it.buffer);
+                heard.tokens.extend(it.token);
+            }
             Reply::Granted(token) => heard.tokens.push(token),
             Reply::Imported(it) => heard.objects.push(it.import),
-            Reply::FenceShared(it) => heard.objects.push(it.fence),
+            Reply::FenceShared(it) => {
+                heard.objects.push(it.fence);
+                heard.tokens.extend(it.token);
+            }
             Reply::FenceImported(it) => heard.objects.push(it.fence),
             Reply::Timeline(it) => heard.objects.push(it.timeline),
             Reply::Allocated(it) => heard.objects.push(it.buffer),

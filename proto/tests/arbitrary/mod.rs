@@ -6,7 +6,7 @@ use dmashare_proto::message::{
     DeviceLost, DeviceWedged, Direction, Event, Export, Exported, FenceImported, FenceShared,
     FenceState, Grant, Grantee, GuardKind, Hello, Import, Imported, Importer, Inhibit, InhibitMode,
     Layout, LossPolicy, Plane, PointAt, PointState, Policy, RemovalRequested, Reply, Request,
-    ShareFence, SubmitPoint, TimelineInfo, Welcome,
+    ShareFence, SubmitPoint, Terms, TimelineInfo, Welcome,
 };
 use dmashare_proto::state_page::{DeviceState, Word};
 use dmashare_proto::{DeviceId, ErrorCode, ObjectId, Token, WireError};
@@ -141,8 +141,12 @@ fn any_timeline_request() -> impl Strategy<Value = Request> {
     ]
 }
 
-pub fn any_request() -> impl Strategy<Value = Request> {
+fn terms() -> impl Strategy<Value = Terms> {
     let grantee = prop_oneof![Just(Grantee::Anyone), any::<u32>().prop_map(Grantee::Uid)];
+    (grantee, any::<(u32, u32)>()).prop_map(|(to, (uses, ttl_ms))| Terms { to, uses, ttl_ms })
+}
+
+pub fn any_request() -> impl Strategy<Value = Request> {
     prop_oneof![
         (any::<(u16, u16, u64)>(), text()).prop_map(
             |((version_min, version_max, features), name)| Request::Hello(Hello {
@@ -153,16 +157,19 @@ pub fn any_request() -> impl Strategy<Value = Request> {
             })
         ),
         Just(Request::ListDevices(())),
-        layout().prop_map(|layout| Request::Export(Export { layout })),
-        (object(), grantee, any::<(u32, u32)>()).prop_map(|(object, to, (uses, ttl_ms))| {
-            Request::Grant(Grant { object, to, uses, ttl_ms })
-        }),
+        (layout(), prop::option::of(terms()))
+            .prop_map(|(layout, grant)| Request::Export(Export { layout, grant })),
+        (object(), terms()).prop_map(|(object, terms)| Request::Grant(Grant { object, terms })),
         (token(), prop_oneof![Just(Importer::Cpu), Just(Importer::Device)])
             .prop_map(|(token, by)| Request::Import(Import { token, by })),
         object().prop_map(Request::Release),
-        (policy(), any::<u32>()).prop_map(|(policy, deadline_ms)| {
-            Request::ShareFence(ShareFence { policy, deadline_ms })
-        }),
+        (policy(), any::<u32>(), prop::option::of(terms())).prop_map(
+            |(policy, deadline_ms, grant)| Request::ShareFence(ShareFence {
+                policy,
+                deadline_ms,
+                grant
+            })
+        ),
         token().prop_map(Request::ImportFence),
         object().prop_map(Request::QueryFence),
         device_id().prop_map(Request::Acknowledge),
@@ -195,7 +202,8 @@ pub fn any_reply() -> impl Strategy<Value = Reply> {
             })
         ),
         prop::collection::vec(device(), 0..5).prop_map(Reply::Devices),
-        (object(), at()).prop_map(|(buffer, at)| Reply::Exported(Exported { buffer, at })),
+        (object(), at(), prop::option::of(token()))
+            .prop_map(|(buffer, at, token)| Reply::Exported(Exported { buffer, at, token })),
         token().prop_map(Reply::Granted),
         (
             object(),
@@ -209,11 +217,9 @@ pub fn any_reply() -> impl Strategy<Value = Reply> {
                 Reply::Imported(Imported { import, buffer, at, layout, sizes, cpu_sync })
             }),
         Just(Reply::Done(())),
-        (object(), at(), guard()).prop_map(|(fence, at, guard)| Reply::FenceShared(FenceShared {
-            fence,
-            at,
-            guard
-        })),
+        (object(), at(), guard(), prop::option::of(token())).prop_map(
+            |(fence, at, guard, token)| Reply::FenceShared(FenceShared { fence, at, guard, token })
+        ),
         (object(), at(), guard(), fence_state()).prop_map(|(fence, at, guard, state)| {
             Reply::FenceImported(FenceImported { fence, at, guard, state })
         }),

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Result, bail};
 use dmashare_proto::message::{
     DeviceInfo, Export, Exported, FenceImported, FenceShared, Grant, Grantee, Import, Imported,
-    Importer, Layout, Plane, Policy, Reply, Request, ShareFence,
+    Importer, Layout, Plane, Policy, Reply, Request, ShareFence, Terms,
 };
 use dmashare_proto::{ObjectId, Token};
 
@@ -25,13 +25,13 @@ macro_rules! answer {
 /// `Export` of a layout.
 #[must_use]
 pub fn export(layout: &Layout) -> Request {
-    Request::Export(Export { layout: layout.clone() })
+    Request::Export(Export { layout: layout.clone(), grant: None })
 }
 
 /// `Grant` of an object to whoever has the token.
 #[must_use]
 pub fn grant(object: ObjectId, uses: u32, ttl_ms: u32) -> Request {
-    Request::Grant(Grant { object, to: Grantee::Anyone, uses, ttl_ms })
+    Request::Grant(Grant { object, terms: Terms { to: Grantee::Anyone, uses, ttl_ms } })
 }
 
 /// `Import` by the CPU alone.
@@ -43,7 +43,7 @@ pub fn import(token: Token) -> Request {
 /// `ShareFence` with a policy and the broker's deadline.
 #[must_use]
 pub fn share_fence(policy: Policy) -> Request {
-    Request::ShareFence(ShareFence { policy, deadline_ms: 0 })
+    Request::ShareFence(ShareFence { policy, deadline_ms: 0, grant: None })
 }
 
 impl Raw {
@@ -60,7 +60,8 @@ impl Raw {
 
     /// A token for one user.
     pub fn grant_to(&mut self, object: ObjectId, uid: u32) -> Result<Token> {
-        let grant = Grant { object, to: Grantee::Uid(uid), uses: 1, ttl_ms: 3_600_000 };
+        let terms = Terms { to: Grantee::Uid(uid), uses: 1, ttl_ms: 3_600_000 };
+        let grant = Grant { object, terms };
         Ok(answer!(self.request(&Request::Grant(grant), &[])?, Granted).0)
     }
 

@@ -59,7 +59,9 @@ fn beyond_the_maximum(world: &World) -> Result<()> {
     let node = world.egpu()?.open_render()?;
     let mut source = Source::endless(world.is_simulated())?;
     let fds = [node.as_fd(), source.fd()];
-    let with = |deadline_ms| Request::ShareFence(ShareFence { policy: Policy::Auto, deadline_ms });
+    let with = |deadline_ms| {
+        Request::ShareFence(ShareFence { policy: Policy::Auto, deadline_ms, grant: None })
+    };
     for beyond in [MAX_MS + 1, u32::MAX] {
         let error = raw.refused(&with(beyond), &fds)?;
         expect(&error, ErrorCode::BAD_VALUE, &["at most 9000 ms", "fence.max_deadline_ms"])?;

@@ -5,7 +5,7 @@ use dmashare_proto::codec::encode;
 use dmashare_proto::message::{
     Access, Allocate, AttachFence, CreateTimeline, Declare, Direction, Export, Grant, Grantee,
     Import, Importer, Inhibit, InhibitMode, Layout, LossPolicy, Plane, PointAt, Policy, Request,
-    ShareFence, SubmitPoint,
+    ShareFence, SubmitPoint, Terms,
 };
 use dmashare_proto::{DeviceId, ObjectId, Token};
 
@@ -41,12 +41,12 @@ fn export(node: u8) -> Vec<u8> {
     let planes = vec![Plane { offset: 0, stride: 2560 }];
     let fourcc = u32::from_le_bytes(*b"XR24");
     let layout = Layout { width: 640, height: 360, fourcc, modifier: 0, planes };
-    asks(0, &[node, BUFFER], Request::Export(Export { layout }))
+    asks(0, &[node, BUFFER], Request::Export(Export { layout, grant: None }))
 }
 
 fn grant(object: u64) -> Vec<u8> {
     let (object, to) = (ObjectId(object), Grantee::Anyone);
-    asks(0, &[], Request::Grant(Grant { object, to, uses: 2, ttl_ms: 30_000 }))
+    asks(0, &[], Request::Grant(Grant { object, terms: Terms { to, uses: 2, ttl_ms: 30_000 } }))
 }
 
 fn token(n: u8) -> Token {
@@ -58,7 +58,7 @@ fn import(n: u8) -> Vec<u8> {
 }
 
 fn share(node: u8, source: u8) -> Vec<u8> {
-    let options = ShareFence { policy: Policy::Auto, deadline_ms: 0 };
+    let options = ShareFence { policy: Policy::Auto, deadline_ms: 0, grant: None };
     asks(0, &[node, source], Request::ShareFence(options))
 }
 

@@ -401,6 +401,36 @@ static void other_faults_are_handed_on(void)
 	OK(dmashare_connection_destroy(connection));
 }
 
+static void a_buffer_comes_with_a_token(void)
+{
+	struct dmashare_connection *connection = connect_to_machine();
+	struct dmashare_grant grant = {
+		.version = DMASHARE_GRANT_VERSION,
+		.to = DMASHARE_GRANT_ANYONE,
+		.uses = 1,
+		.ttl_ns = 60000000000,
+	};
+	struct dmashare_export *buffer = NULL;
+	struct dmashare_import *import = NULL;
+	struct dmashare_token token;
+	int node = machine_node("egpu"), plane = sim_buffer(4096, 0);
+
+	OK(dmashare_export_buffer_granted(connection, node, &small, &plane, &grant, &buffer, &token));
+	OK(dmashare_import_buffer(connection, &token, DMASHARE_IMPORT_CPU, &import));
+	CHECK(dmashare_import_buffer_id(import) == dmashare_export_id(buffer));
+	OK(dmashare_import_destroy(import));
+	OK(dmashare_export_destroy(buffer));
+	/* Refused for the token: then there is no buffer either. */
+	grant.uses = 0;
+	buffer = NULL;
+	CHECK(dmashare_export_buffer_granted(connection, node, &small, &plane, &grant, &buffer,
+	                                     &token) < 0);
+	CHECK(!buffer);
+	close(node);
+	close(plane);
+	OK(dmashare_connection_destroy(connection));
+}
+
 static void what_is_no_buffer_is_refused(void)
 {
 	struct dmashare_connection *connection = connect_to_machine();
@@ -433,6 +463,7 @@ int main(void)
 		TEST(a_loss_that_is_not_taken_is_acknowledged),
 		TEST(neutral_buffers_stay),
 		TEST(other_faults_are_handed_on),
+		TEST(a_buffer_comes_with_a_token),
 		TEST(what_is_no_buffer_is_refused),
 	};
 

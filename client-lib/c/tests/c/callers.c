@@ -109,9 +109,13 @@ static void every_function_says(int wanted, struct all *all, bool destroy_too)
 	IS(dmashare_inhibit(all->connection, 0, DMASHARE_INHIBIT_DELAY, "?", &inhibitor), wanted);
 	IS(dmashare_list_devices(all->connection, &list), wanted);
 	IS(dmashare_export_buffer(all->connection, node, &layout, &plane, &buffer), wanted);
+	IS(dmashare_export_buffer_granted(all->connection, node, &layout, &plane, NULL, &buffer, &token),
+	   wanted);
 	IS(dmashare_import_buffer(all->connection, &token, -1, &import), wanted);
 	IS(dmashare_allocate(all->connection, 1, 1, XR24, &neutral), wanted);
 	IS(dmashare_share_fence(all->connection, node, source, NULL, &shared), wanted);
+	IS(dmashare_share_fence_granted(all->connection, node, source, NULL, NULL, &shared, &token),
+	   wanted);
 	IS(dmashare_import_fence(all->connection, &token, &fence), wanted);
 	IS(dmashare_create_timeline(all->connection, node, DMASHARE_POLICY_AUTO, DMASHARE_ACQUIRE,
 	                            &timeline), wanted);
@@ -325,6 +329,14 @@ static void no_place_for_results(void)
 	IS(dmashare_export_buffer(all.connection, all.node, NULL, &plane, &buffer), -EINVAL);
 	IS(dmashare_export_buffer(all.connection, all.node, &small, NULL, &buffer), -EINVAL);
 	IS(dmashare_export_buffer(all.connection, all.node, &small, &plane, NULL), -EINVAL);
+	IS(dmashare_export_buffer_granted(all.connection, all.node, NULL, &plane, NULL, &buffer, &token),
+	   -EINVAL);
+	IS(dmashare_export_buffer_granted(all.connection, all.node, &small, NULL, NULL, &buffer, &token),
+	   -EINVAL);
+	IS(dmashare_export_buffer_granted(all.connection, all.node, &small, &plane, NULL, NULL, &token),
+	   -EINVAL);
+	IS(dmashare_export_buffer_granted(all.connection, all.node, &small, &plane, NULL, &buffer, NULL),
+	   -EINVAL);
 	IS(dmashare_export_device(all.buffer, NULL), -EINVAL);
 	IS(dmashare_export_grant(all.buffer, NULL, NULL), -EINVAL);
 	IS(dmashare_shared_fence_grant(all.shared, NULL, NULL), -EINVAL);
@@ -350,6 +362,10 @@ static void no_place_for_results(void)
 	IS(dmashare_mapping_copy_out(all.mapping, 0, NULL, 1), -EINVAL);
 	IS(dmashare_mapping_copy_in(all.mapping, 0, NULL, 1), -EINVAL);
 	IS(dmashare_share_fence(all.connection, all.node, all.source, NULL, NULL), -EINVAL);
+	IS(dmashare_share_fence_granted(all.connection, all.node, all.source, NULL, NULL, NULL, &token),
+	   -EINVAL);
+	IS(dmashare_share_fence_granted(all.connection, all.node, all.source, NULL, NULL, &shared, NULL),
+	   -EINVAL);
 	IS(dmashare_shared_fence_device(all.shared, NULL), -EINVAL);
 	IS(dmashare_shared_fence_query(all.shared, NULL), -EINVAL);
 	IS(dmashare_import_fence(all.connection, NULL, &fence), -EINVAL);
@@ -396,6 +412,10 @@ static void descriptors_that_are_closed(void)
 			IS(dmashare_import_buffer(all.connection, &token, fd, &import), -EBADF);
 		IS(dmashare_share_fence(all.connection, fd, all.source, NULL, &shared), -EBADF);
 		IS(dmashare_share_fence(all.connection, all.node, fd, NULL, &shared), -EBADF);
+		IS(dmashare_export_buffer_granted(all.connection, fd, &small, &plane, NULL, &buffer,
+		                                  &token), -EBADF);
+		IS(dmashare_share_fence_granted(all.connection, all.node, fd, NULL, NULL, &shared, &token),
+		   -EBADF);
 		IS(dmashare_create_timeline(all.connection, fd, DMASHARE_POLICY_AUTO, DMASHARE_ACQUIRE,
 		                            &timeline), -EBADF);
 		IS(dmashare_timeline_submit(all.timeline, 1, fd, all.source, 0), -EBADF);

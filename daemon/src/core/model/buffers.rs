@@ -1,6 +1,6 @@
 //! Buffers, imports and tokens, and what is released.
 
-use dmashare_proto::message::{Grant, Grantee, Layout, Plane};
+use dmashare_proto::message::{Grant, Grantee, Layout, Plane, Terms};
 
 use super::*;
 
@@ -22,16 +22,30 @@ impl Model {
         };
         let checked = (0..planes).map(|i| plane(u64::from(i))).collect();
         let node = Self::node(card);
-        self.ask(client, Checked::Export { node, layout, planes: checked });
+        // Every other one with a token, of which every fourth has terms that nobody may have.
+        let grant = n.is_multiple_of(2).then(|| {
+            let (to, uses) = (Grantee::Anyone, u32::from(!n.is_multiple_of(8)));
+            (Terms { to, uses, ttl_ms: 100 }, self.new_token())
+        });
+        let reply = self.ask(client, Checked::Export { node, layout, planes: checked, grant });
+        let Reply::Exported(it) = reply else { return };
+        assert_eq!(it.token, grant.map(|(_, token)| token));
+        if let Some(token) = it.token {
+            self.privacy.granted.insert(token, (it.buffer, false));
+        }
+    }
+
+    pub(super) fn new_token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token.to_le_bytes())
     }
 
     pub(super) fn grant(&mut self, n: usize, m: usize, uses: u32) {
         let Some(client) = Self::pick(&self.clients, n) else { return };
         let Some(object) = Self::pick(&self.objects_of(client), m) else { return };
         let to = if m.is_multiple_of(3) { Grantee::Uid(0) } else { Grantee::Anyone };
-        let grant = Grant { object, to, uses, ttl_ms: 1 + u32::try_from(m).unwrap() * 100 };
-        let token = Token(self.next_token.to_le_bytes());
-        self.next_token += 1;
+        let terms = Terms { to, uses, ttl_ms: 1 + u32::try_from(m).unwrap() * 100 };
+        let (grant, token) = (Grant { object, terms }, self.new_token());
         let reply = self.ask(client, Checked::Grant(grant, token));
         if reply == Reply::Granted(token) {
             self.privacy.granted.insert(token, (object, to == Grantee::Uid(0)));

@@ -18,6 +18,7 @@ impl Model {
                                 Reply::Exported(it) => {
                                     self.own(client, it.buffer);
                                     self.knows(client, it.at.device);
+                                    self.tokens.extend(it.token);
                                 }
                                 Reply::Imported(it) => {
                                     self.own(client, it.import);
@@ -31,6 +32,7 @@ impl Model {
                                 Reply::FenceShared(it) => {
                                     self.own(client, it.fence);
                                     self.knows(client, it.at.device);
+                                    self.tokens.extend(it.token);
                                 }
                                 Reply::FenceImported(it) => {
                                     self.own(client, it.fence);

@@ -5,7 +5,7 @@
 //! word for word as if there were no such id.
 
 use dmashare_proto::message::{
-    Access, AttachFence, Grant, Grantee, Inhibit, InhibitMode, PointAt, SubmitPoint,
+    Access, AttachFence, Grant, Grantee, Inhibit, InhibitMode, PointAt, SubmitPoint, Terms,
 };
 
 use super::*;
@@ -22,8 +22,8 @@ const UNMADE: Token = Token([0xff; 16]);
 /// Requests that take an id, made of one of the client's own objects and an id to try.
 const REQUESTS: [fn(ObjectId, u64) -> Checked<Fake>; 12] = [
     |_, id| {
-        let grant = Grant { object: ObjectId(id), to: Grantee::Anyone, uses: 1, ttl_ms: 1 };
-        Checked::Grant(grant, UNMADE)
+        let terms = Terms { to: Grantee::Anyone, uses: 1, ttl_ms: 1 };
+        Checked::Grant(Grant { object: ObjectId(id), terms }, UNMADE)
     },
     |_, id| Checked::Release(ObjectId(id)),
     |_, id| Checked::QueryFence(ObjectId(id)),

@@ -2,7 +2,7 @@
 
 use dmashare_proto::message::{
     Access, AttachFence, CreateTimeline, Direction, Grant, Grantee, Layout, Plane, PointAt, Policy,
-    ShareFence,
+    ShareFence, Terms,
 };
 
 use super::*;
@@ -23,8 +23,10 @@ impl Model {
             ender: Counted::new(&self.open),
             kind: GuardKind::Simulated,
         };
-        let (node, options) = (Self::node(1), ShareFence { policy: Policy::Guard, deadline_ms: 0 });
-        match self.ask(client, Checked::ShareFence { node, options, source: guarded }) {
+        let (node, options) =
+            (Self::node(1), ShareFence { policy: Policy::Guard, deadline_ms: 0, grant: None });
+        match self.ask(client, Checked::ShareFence { node, options, source: guarded, token: None })
+        {
             Reply::FenceShared(it) => it.fence,
             other => panic!("{other:?}"),
         }
@@ -40,7 +42,8 @@ impl Model {
             modifier: 0,
             planes: vec![Plane { offset: 0, stride: 16 }],
         };
-        match self.ask(client, Checked::Export { node: Self::node(1), layout, planes }) {
+        let (node, grant) = (Self::node(1), None);
+        match self.ask(client, Checked::Export { node, layout, planes, grant }) {
             Reply::Exported(it) => it,
             other => panic!("{other:?}"),
         }
@@ -60,9 +63,8 @@ impl Model {
     }
 
     fn token(&mut self, client: ClientId, object: ObjectId) -> Token {
-        let token = Token(self.next_token.to_le_bytes());
-        self.next_token += 1;
-        let grant = Grant { object, to: Grantee::Anyone, uses: 1, ttl_ms: 1000 };
+        let token = self.new_token();
+        let grant = Grant { object, terms: Terms { to: Grantee::Anyone, uses: 1, ttl_ms: 1000 } };
         assert_eq!(self.ask(client, Checked::Grant(grant, token)), Reply::Granted(token));
         token
     }
@@ -174,7 +176,7 @@ fn one_client_loses_what_it_alone_has() {
     for request in [
         Checked::QueryFence(given),
         Checked::Grant(
-            Grant { object: mine.buffer, to: Grantee::Anyone, uses: 1, ttl_ms: 1 },
+            Grant { object: mine.buffer, terms: Terms { to: Grantee::Anyone, uses: 1, ttl_ms: 1 } },
             Token([9; 16]),
         ),
         Checked::PromisePoint(PointAt { timeline: line, point: 9 }),
