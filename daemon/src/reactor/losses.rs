@@ -10,32 +10,38 @@ use dmashare_uapi::uevent::{MESSAGE_MAX, RecvError};
 use super::Notice;
 use super::engine::{Engine, end_guard};
 use super::fences::{Pending, forget_source};
-use super::removals::{Known, Meaning, Said};
+use super::removals::{Known, Meaning};
 use crate::clock::{monotonic_ns, wall_clock_s};
 use crate::core::{Standing, Sweep, Wedge};
 use crate::guard::Ender;
 
 impl Engine {
-    /// Reads what the kernel has to say. A word about a device that is not known is looked at again
-    /// after the commands in the queue, since whoever speaks may have heard of the device from the main
-    /// thread. `true` for the stop among them.
+    /// Reads what the kernel has to say. Losses count at once; words about a device that stays are obeyed
+    /// after the commands in the queue, since whoever speaks may have heard from the main thread that the
+    /// device is known, or that a fence of it is watched. `true` for the stop among them.
     pub(super) fn read_uevents(&mut self) -> io::Result<bool> {
-        let mut early = Vec::new();
-        self.read_all_uevents(&mut early);
-        if early.is_empty() {
+        let mut words = Vec::new();
+        self.read_all_uevents(&mut words);
+        if words.is_empty() {
             return Ok(false);
         }
         if self.carry_out_commands()? {
             return Ok(true);
         }
-        for (devpath, said, at_ns) in early {
-            let meaning = self.devices.word(devpath, said);
-            self.obey(meaning, at_ns, &mut Vec::new());
+        for (meaning, at_ns) in words {
+            match meaning {
+                Meaning::Early(devpath, said) => {
+                    let meaning = self.devices.word(devpath, said);
+                    self.obey(meaning, at_ns);
+                }
+                known => self.obey(known, at_ns),
+            }
         }
         Ok(false)
     }
 
-    fn read_all_uevents(&mut self, early: &mut Vec<(String, Said, u64)>) {
+    /// Obeys losses, and gives the rest.
+    fn read_all_uevents(&mut self, words: &mut Vec<(Meaning, u64)>) {
         let mut buffer = [0; MESSAGE_MAX];
         loop {
             let Some(uevents) = &self.uevents else { return };
@@ -59,13 +65,16 @@ impl Engine {
                     return;
                 }
             };
-            if let Some(meaning) = meaning {
-                self.obey(meaning, at_ns, early);
+            match meaning {
+                Some(meaning @ (Meaning::Lost(_) | Meaning::ParentRemoved(_))) => {
+                    self.obey(meaning, at_ns);
+                }
+                other => words.extend(other.map(|word| (word, at_ns))),
             }
         }
     }
 
-    fn obey(&mut self, meaning: Meaning, at_ns: u64, early: &mut Vec<(String, Said, u64)>) {
+    fn obey(&mut self, meaning: Meaning, at_ns: u64) {
         match meaning {
             Meaning::Lost(id) => self.lose(id, Cause::Unplugged, at_ns),
             Meaning::ParentRemoved(id) => {
@@ -77,7 +86,8 @@ impl Engine {
                 wedge.at_ns = at_ns;
                 self.wedge(id, wedge);
             }
-            Meaning::Early(devpath, said) => early.push((devpath, said, at_ns)),
+            // Of a device that is not known after all.
+            Meaning::Early(..) => {}
         }
     }
 

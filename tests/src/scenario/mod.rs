@@ -283,6 +283,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("bus-client", bus_client::run),
     Scenario::new("wedged", wedged::run),
     Scenario { backends: SIMULATED, ..Scenario::new("wedged/driver", wedged::by_driver) },
+    Scenario::new("wedged/just-shared", wedged::just_shared),
     Scenario::new("cause", cause::run),
     Scenario {
         backends: SIMULATED,

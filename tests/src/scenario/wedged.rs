@@ -138,6 +138,25 @@ pub(super) fn run(world: &mut World) -> Result<()> {
     world.wait_gone(pair.device)
 }
 
+/// A fence that was shared just before the word came is one of those that are ended: the answer to its
+/// sharing says that it is guarded.
+pub(super) fn just_shared(world: &mut World) -> Result<()> {
+    let pair = Pair::new(world)?;
+    let mut raw = Raw::hello(&world.socket(), "listener")?;
+    for round in 0..if world.is_simulated() { 500 } else { 50 } {
+        let source = Source::endless(world.is_simulated())?;
+        let own = share(&mut raw, &pair, &source, Policy::Auto)?;
+        world.wedge(&pair.card, "WEDGED=rebind", true)?;
+        let event = wedged(&mut raw)?;
+        ensure!((event.device, event.fences) == (pair.device, 1), "round {round}: {event:?}");
+        match raw.request(&Request::Release(own), &[])? {
+            (Reply::Done(()), _) => {}
+            (other, _) => bail!("Release gave {other:?}"),
+        }
+    }
+    Ok(())
+}
+
 /// By the driver's own word, also for one that has recovered.
 pub(super) fn by_driver(world: &mut World) -> Result<()> {
     let pair = Pair::new(world)?;
