@@ -651,7 +651,7 @@ def command_export(client, args):
         "planes": [{"offset": 0, "stride": stride} for stride in strides],
     }
     exported, _ = client.request("Export", {"layout": layout, "grant": None}, [node, *planes])
-    say(**exported, token=grant(client, args, exported["buffer"]))
+    say(**{**exported, "token": grant(client, args, exported["buffer"])})
     hold(client, commands={"release": lambda: release(client, exported["buffer"])})
 
 
@@ -699,7 +699,7 @@ def command_share_fence(client, args):
     policy, deadline_ms = args.policy.capitalize(), args.deadline_ms
     body = {"policy": policy, "deadline_ms": deadline_ms, "grant": None}
     shared, _ = client.request("ShareFence", body, [node, source])
-    say(**shared, token=grant(client, args, shared["fence"]))
+    say(**{**shared, "token": grant(client, args, shared["fence"])})
     commands["query"] = lambda: say(
         state=client.request("QueryFence", shared["fence"])[0],
         source_status=sync_file_status(source),

@@ -160,7 +160,8 @@ async fn serve(
                 let Ok(mut ready) = ready else { return };
                 let socket = socket.get_ref().as_fd();
                 match read_some(shell, client, socket, &mut buffer, outbox, lane) {
-                    Reading::More => {}
+                    // The others get their turn, which costs a look at what has happened meanwhile.
+                    Reading::More => tokio::task::yield_now().await,
                     Reading::Dry => ready.clear_ready(),
                     Reading::Over => return,
                 }
@@ -174,7 +175,6 @@ async fn serve(
             () = outbox.may_try_again(flushed) => {}
             () = outbox.woken() => {}
         }
-        tokio::task::yield_now().await;
     }
 }
 

@@ -24,6 +24,9 @@ use crate::core::{Account, Charge, Kind};
 
 /// Descriptors of one connection that may wait to be closed before it is read on.
 pub(super) const MOST: usize = 64;
+/// For how long a thread that has closed something does not look for more: a wake-up for each request
+/// costs more than most of what is closed.
+const LULL: Duration = Duration::from_millis(2);
 /// How long they may.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Threads that one user's former connections may leave behind.
@@ -149,12 +152,15 @@ fn start(waiting: Arc<Waiting>) -> io::Result<Sender<Discarded>> {
 }
 
 fn close_all(receiver: &Receiver<Discarded>, waiting: &Waiting) {
-    for (fd, charge) in receiver {
-        drop(fd);
-        drop(charge);
-        if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
-            waiting.fewer.notify_one();
+    while let Ok(first) = receiver.recv() {
+        for (fd, charge) in std::iter::once(first).chain(receiver.try_iter()) {
+            drop(fd);
+            drop(charge);
+            if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
+                waiting.fewer.notify_one();
+            }
         }
+        std::thread::sleep(LULL);
     }
 }
 
@@ -196,10 +202,13 @@ impl Unused {
                 .name("unused".to_owned())
                 .stack_size(STACK)
                 .spawn(move || {
-                    for fds in receiver {
-                        let count = fds.len();
-                        drop(fds);
-                        waiting.fetch_sub(count, Ordering::Relaxed);
+                    while let Ok(first) = receiver.recv() {
+                        for fds in std::iter::once(first).chain(receiver.try_iter()) {
+                            let count = fds.len();
+                            drop(fds);
+                            waiting.fetch_sub(count, Ordering::Relaxed);
+                        }
+                        std::thread::sleep(LULL);
                     }
                 });
             match started {

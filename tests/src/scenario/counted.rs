@@ -39,13 +39,13 @@ fn counted(world: &World, what: impl FnOnce() -> Result<()>) -> Result<Counts> {
 /// What may be made of each, with the reason.
 type Most = &'static [(&'static str, usize)];
 
-/// Export, Grant, Import and two Releases: five requests, which are peeked at and then skipped.
+/// Export, Import and two Releases: four requests, which are peeked at and then skipped.
 const SHARE: Most = &[
-    // Five answers, and five batches to the keeper.
-    ("sendmsg", 10),
-    // Five requests, and now and then the look that finds no other.
+    // Four answers, and four batches to the keeper.
+    ("sendmsg", 8),
+    // Four requests, and the look that finds no other.
     ("recvmsg", 8),
-    ("recvfrom", 5),
+    ("recvfrom", 4),
     // Of a node and of a dma-buf: what it is, and whether that is so.
     ("statx", 2),
     ("readlink", 2),
@@ -53,12 +53,12 @@ const SHARE: Most = &[
     ("getrandom", 1),
 ];
 
-/// ShareFence, Grant, ImportFence, and two Releases.
+/// ShareFence, ImportFence, and two Releases.
 const FENCE: Most = &[
-    // Five answers, five batches, the end's batch, and its event to the importer; one of the guard's end.
-    ("sendmsg", 13),
-    ("recvmsg", 10),
-    ("recvfrom", 6),
+    // Four answers, four batches, the end's batch, and its event to the importer; one of the guard's end.
+    ("sendmsg", 11),
+    ("recvmsg", 9),
+    ("recvfrom", 5),
     ("statx", 3),
     ("readlink", 2),
     ("getrandom", 1),
@@ -93,8 +93,8 @@ pub(super) fn share(world: &mut World) -> Result<()> {
     let buffer = Buffer::make(&local.card, 16, 16)?;
     let once = || -> Result<()> {
         let planes = [buffer.dma_buf.as_fd()];
-        let export = local.exporter.export(buffer.node.as_fd(), &buffer.layout, &planes)?;
-        let token = local.exporter.grant(&export, Grant::default())?;
+        let (node, layout, grant) = (buffer.node.as_fd(), &buffer.layout, Grant::default());
+        let (export, token) = local.exporter.export_granted(node, layout, &planes, grant)?;
         drop(local.importer.import(token, Importer::Cpu)?);
         drop(export);
         Ok(())
@@ -117,8 +117,10 @@ pub(super) fn fence(world: &mut World) -> Result<()> {
     let once = || -> Result<()> {
         let mut source = Source::endless(simulated)?;
         let options = FenceOptions::default();
-        let shared = local.exporter.share_fence(node.as_fd(), source.fd(), options)?;
-        let fence = local.import(&shared)?;
+        let grant = Grant::default();
+        let (_shared, token) =
+            local.exporter.share_fence_granted(node.as_fd(), source.fd(), options, grant)?;
+        let fence = local.importer.import_fence(token)?;
         source.signal()?;
         ends_well(&fence)
     };

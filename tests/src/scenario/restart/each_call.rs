@@ -12,6 +12,7 @@ use dmashare::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::process::eventually;
 use crate::scenario::figures::{note, show};
 use crate::scenario::local::{Local, pends};
 use crate::scenario::strace::{Strace, Whom, killed_at};
@@ -58,14 +59,19 @@ fn thread_name(process: Process, tid: i32) -> String {
     std::fs::read_to_string(path).map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
+/// A thread gives itself its name, when it has begun.
 fn thread(process: Process, name: &str) -> Result<i32> {
-    for entry in std::fs::read_dir(format!("/proc/{}/task", process.0))? {
-        let tid: i32 = entry?.file_name().to_string_lossy().parse()?;
-        if thread_name(process, tid) == name {
-            return Ok(tid);
+    let mut found = None;
+    eventually(&format!("the service has a thread {name:?}"), BOUND, || {
+        for entry in std::fs::read_dir(format!("/proc/{}/task", process.0))? {
+            let tid: i32 = entry?.file_name().to_string_lossy().parse()?;
+            if thread_name(process, tid) == name {
+                found = Some(tid);
+            }
         }
-    }
-    anyhow::bail!("the service has no thread {name:?}")
+        Ok(found.is_some())
+    })?;
+    found.context("it was found")
 }
 
 /// Killed at each call while a client lives.
