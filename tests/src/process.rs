@@ -81,6 +81,35 @@ impl Process {
         Ok(sockets)
     }
 
+    /// How often its threads have waited for something.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn waits(self) -> Result<u64> {
+        let mut all = 0;
+        for entry in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            // A thread may have ended in the meantime.
+            let status = fs::read_to_string(entry?.path().join("status")).unwrap_or_default();
+            let count = status.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"));
+            all += count.map_or(Ok(0), |count| count.trim().parse::<u64>())?;
+        }
+        Ok(all)
+    }
+
+    /// Waits until none of its threads has had anything to do for a sixth of a second.
+    ///
+    /// # Errors
+    /// It is gone, or does not come to rest.
+    pub fn at_rest(self, bound: Duration) -> Result<()> {
+        let (mut last, mut same) = (0, 0);
+        eventually("the process comes to rest", bound, || {
+            let waits = self.waits()?;
+            same = if waits == last { same + 1 } else { 0 };
+            last = waits;
+            Ok(same > 8)
+        })
+    }
+
     /// The one of its threads that has this name.
     ///
     /// # Errors

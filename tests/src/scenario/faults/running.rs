@@ -74,9 +74,11 @@ fn one(
         }
     }
     world.unplug(Unplug::Remove)?;
-    // A loss that could not be read at once is not forgotten. And strace is to let go of a broker that has
-    // come to rest: a call that it was just about to make fail fails with ENOSYS then.
+    // A loss that could not be read at once is not forgotten.
     world.wait_gone(*device)?;
+    // strace is to let go of a broker that rests: a call that it was just about to make fail fails with
+    // ENOSYS then.
+    world.broker()?.at_rest(BOUND)?;
     let seen = injection.stop()?;
     let injected = seen.lines().filter(|line| line.contains("(INJECTED)")).count();
     (_, *device) = world.replug().context("a card that comes afterwards")?;
