@@ -1,6 +1,10 @@
 //! Devices that come.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+use tokio::io::unix::AsyncFd;
 
 use super::{Shared, Shell, poll};
 use crate::devices::{DeviceDesc, DeviceSource};
@@ -18,18 +22,22 @@ impl Shell {
     }
 }
 
+/// What tells that a source has something, registered; `None` where nothing ever comes.
+///
+/// # Errors
+/// It cannot be registered.
+pub(super) fn register(source: &dyn DeviceSource) -> io::Result<Option<AsyncFd<Arc<OwnedFd>>>> {
+    let Some(fd) = source.as_fd() else { return Ok(None) };
+    poll::register(Arc::new(fd.try_clone_to_owned()?)).map(Some)
+}
+
 /// Takes in devices as they come, for ever.
-pub(super) async fn follow(shell: Shared, mut source: Box<dyn DeviceSource>) {
-    let Some(fd) = source.as_fd().map(|fd| fd.try_clone_to_owned()) else {
-        return std::future::pending().await;
-    };
-    let ready = match fd.and_then(|fd| poll::register(Arc::new(fd))) {
-        Ok(ready) => ready,
-        Err(error) => {
-            tracing::error!(%error, "arrivals of devices cannot be followed");
-            return;
-        }
-    };
+pub(super) async fn follow(
+    shell: Shared,
+    mut source: Box<dyn DeviceSource>,
+    ready: Option<AsyncFd<Arc<OwnedFd>>>,
+) {
+    let Some(ready) = ready else { return std::future::pending().await };
     loop {
         let Ok(mut guard) = ready.readable().await else { return };
         // Cleared first: what comes while the source is read makes it ready again.

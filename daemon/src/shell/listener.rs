@@ -15,9 +15,10 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
 };
+use tokio::io::unix::AsyncFd;
 
+use super::Shared;
 use super::connection::{Peer, accept};
-use super::{Shared, poll};
 
 /// How long no connection is taken when the process is out of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -82,9 +83,8 @@ pub(super) fn bound(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Takes connections for ever.
-pub(super) async fn serve(shell: Shared, socket: OwnedFd) -> io::Result<()> {
-    let socket = poll::register(Arc::new(socket))?;
+/// Takes connections for ever, from a socket that is registered.
+pub(super) async fn serve(shell: Shared, socket: AsyncFd<Arc<OwnedFd>>) -> io::Result<()> {
     loop {
         let mut ready = socket.readable().await?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{
     Shared, Shell, allocations, arrivals, eject, former, id_file, inhibit, journal, keeping,
-    listener, overdue, rehearse, tasks, watchdog,
+    listener, overdue, poll, rehearse, tasks, watchdog,
 };
 use crate::bus::{self, BusAddress, BusFacts};
 use crate::config::Config;
@@ -236,6 +236,9 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     );
     let bus = bus::start(options.bus, bus_updates, asks, facts);
 
+    // All that can fail is before it is said to be ready.
+    let socket = poll::register(Arc::new(socket)).context("the socket")?;
+    let found = arrivals::register(&*source).context("what tells of devices")?;
     let mut stop = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager was told");
@@ -251,7 +254,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         () = tasks::take_notices(Rc::clone(&shell), notices) => {
             anyhow::bail!("the fence reactor has ended; no fence can be guarded without it");
         }
-        () = arrivals::follow(Rc::clone(&shell), source) => anyhow::bail!("devices cannot be followed"),
+        () = arrivals::follow(Rc::clone(&shell), source, found) => anyhow::bail!("devices cannot be followed"),
         () = tasks::flush_to_bus(Rc::clone(&shell), bus_dirty) => {}
         () = tasks::watch_deadlines(Rc::clone(&shell), deadline_changed) => {}
         () = tasks::take_connects(Rc::clone(&shell), connects) => {}
