@@ -111,8 +111,8 @@ pub fn measure(world: &World, rounds: usize, others: usize) -> Result<Table> {
     let node = world.egpu()?.open_render()?;
     let options = FenceOptions { deadline: Some(AN_HOUR), ..FenceOptions::default() };
     let share = |source: &Source| -> Result<Both> {
-        let shared = exporter.share_fence(node.as_fd(), source.fd(), options)?;
-        let token = exporter.grant(&shared, Grant::default())?;
+        let (node, grant) = (node.as_fd(), Grant::default());
+        let (shared, token) = exporter.share_fence_granted(node, source.fd(), options, grant)?;
         Ok((shared, importer.import_fence(token)?))
     };
     let bare = Loop::start()?;
@@ -127,6 +127,8 @@ pub fn measure(world: &World, rounds: usize, others: usize) -> Result<Table> {
         let guard = Source::endless(simulated).expect("a guard");
         let waited = guard.fd().try_clone_to_owned().expect("a descriptor");
         bare.watch(source.fd().try_clone_to_owned().expect("a descriptor"), guard);
+        // As below: the loop has slept as long, and so has its processor.
+        importer.devices().expect("the broker");
         ended(&mut source, waited.as_fd())
     };
     let by_broker = || {

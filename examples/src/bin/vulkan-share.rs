@@ -163,9 +163,10 @@ fn export(args: &Args) -> Result<()> {
                 }
                 _ => vulkan.fill(&memory, colours(frame))?,
             };
-            let share = |end: OwnedFd| broker.share_fence(node.as_fd(), end.as_fd(), GUARDED);
-            let fence = end.map(share).transpose()?;
-            let token = fence.as_ref().map(|it| broker.grant(it, Grant::default())).transpose()?;
+            let (node, grant) = (node.as_fd(), Grant::default());
+            let share =
+                |end: OwnedFd| broker.share_fence_granted(node, end.as_fd(), GUARDED, grant);
+            let (_fence, token) = end.map(share).transpose()?.unzip();
             let token = token.map_or_else(|| "-".to_owned(), Token::to_hex);
             // If the importer has ended, its answer tells.
             writeln!(to, "{frame} {token}").ok();

@@ -88,9 +88,10 @@ impl Producer {
         let maker = into.as_ref().unwrap_or(&gpu);
         for _ in 0..BUFFERS {
             let (fd, layout) = maker.buffer(size.0, size.1)?;
-            let exported = self.broker.export(maker.as_fd(), &layout, &[fd.as_fd()])?;
+            let planes = [fd.as_fd()];
+            let (exported, token) =
+                self.broker.export_granted(maker.as_fd(), &layout, &planes, Grant::default())?;
             self.gpu = Some(exported.device().id());
-            let token = self.broker.grant(&exported, Grant::default())?;
             let import = self.broker.import(token, Importer::Cpu)?;
             let memory = import.map(0, Protection::ReadWrite)?;
             let wl = import.with_plane_fd(0, |fd| {
