@@ -8,8 +8,10 @@ use clap::{Parser, Subcommand};
 use dmashare_tests::{Backend, World};
 
 mod access;
+mod growth;
 mod guard;
 mod holders;
+mod restart;
 mod share;
 mod turns;
 
@@ -42,6 +44,18 @@ enum What {
         /// Other fences that are pending
         #[arg(long, default_value_t = 0)]
         others: usize,
+    },
+    /// From the service's start to its first answer, with and without what a former life has left (simulated)
+    Restart {
+        /// Buffers that it has left
+        #[arg(long, default_value_t = 10_000)]
+        buffers: usize,
+    },
+    /// A share, an unplug and the service's memory, beside 10, 100, and so on objects (simulated)
+    Growth {
+        /// At most so many
+        #[arg(long, default_value_t = 10_000)]
+        most: usize,
     },
     /// The process in the middle
     #[command(hide = true)]
@@ -77,6 +91,19 @@ fn main() -> Result<()> {
         What::Guard { others } => {
             let world = World::start(backend, guard::CONFIG)?;
             guard::measure(&world, rounds(2000), *others)?
+        }
+        What::Restart { buffers } => {
+            dmashare_tests::hostile::new_files_limit()?;
+            restart::measure(rounds(50), *buffers)?
+        }
+        What::Growth { most } => {
+            let growth = growth::measure(*most)?;
+            if cli.json {
+                println!("{}", serde_json::to_string_pretty(&growth)?);
+            } else {
+                print!("{growth}");
+            }
+            return Ok(());
         }
         What::Relay => return share::relay(),
         What::PeerOfRelay => return share::peer_of_relay(),

@@ -37,6 +37,9 @@ struct Held {
     kick: EventFd,
 }
 
+/// So many descriptors that are to be closed do not wait for company.
+const MANY: usize = 64;
+
 /// Whether more is to come.
 #[derive(PartialEq)]
 enum Taken {
@@ -73,7 +76,7 @@ impl Held {
         loop {
             let taken = self.take_some(socket, &mut bytes, &mut control)?;
             if !self.former.is_empty() {
-                self.closer.send(std::mem::take(&mut self.former)).map_err(io::Error::other)?;
+                self.close_former()?;
             }
             match taken {
                 Taken::Last => return Ok(()),
@@ -127,7 +130,7 @@ impl Held {
                     let more = batch.more;
                     stage(batch, fds, &mut self.staged)?;
                     if !more {
-                        self.take_in();
+                        self.take_in()?;
                     }
                 }
                 ToKeeper::Now(keys) => {
@@ -149,23 +152,31 @@ impl Held {
         }
     }
 
-    fn take_in(&mut self) {
+    fn take_in(&mut self) -> io::Result<()> {
         for (key, change) in self.staged.drain(..) {
-            let former = match change {
-                None => self.records.remove(&key).map(|record| record.fds),
-                Some((bytes, None)) => {
-                    self.records.entry(key).or_default().bytes = bytes;
-                    None
+            match change {
+                None => {
+                    let former = self.records.remove(&key).map(|record| record.fds);
+                    // Those of a kind that does not take long are closed here.
+                    if key.0 & IN_PLACE == 0 {
+                        self.former.extend(former.into_iter().flatten());
+                    }
                 }
-                Some((bytes, Some(fds))) => {
-                    self.records.insert(key, Record { bytes, fds }).map(|record| record.fds)
-                }
-            };
-            // Those of a kind that does not take long are closed here.
-            if key.0 & IN_PLACE == 0 {
-                self.former.extend(former.into_iter().flatten());
+                Some((bytes, None)) => self.records.entry(key).or_default().bytes = bytes,
+                // What is replaced is closed here: another life gives all of it once more, and both
+                // together may be more than this process may have. It is the same file, as a rule,
+                // and so none of the last descriptors, of which the close can take long.
+                Some((bytes, Some(fds))) => drop(self.records.insert(key, Record { bytes, fds })),
             }
         }
+        if self.former.len() >= MANY {
+            self.close_former()?;
+        }
+        Ok(())
+    }
+
+    fn close_former(&mut self) -> io::Result<()> {
+        self.closer.send(std::mem::take(&mut self.former)).map_err(io::Error::other)
     }
 
     fn give(&self, socket: BorrowedFd<'_>, to: u64) -> io::Result<()> {

@@ -218,6 +218,16 @@ impl Notes {
 impl<H: Handles> Broker<H> {
     /// From here on what changes is noted, for [`Self::take_records`]; all that is there is new.
     pub fn keep(&mut self) {
+        self.keep_from(Touch::New);
+    }
+
+    /// The same of a broker that was restored, for who has its records with their descriptors already:
+    /// with these once more it would need twice as many.
+    pub fn keep_on(&mut self) {
+        self.keep_from(Touch::Changed);
+    }
+
+    fn keep_from(&mut self, touch: Touch) {
         self.notes = Notes {
             on: true,
             broker: true,
@@ -226,10 +236,10 @@ impl<H: Handles> Broker<H> {
             inhibitors: self.inhibitors.keys().copied().collect(),
             reports: self.reports.iter().map(|report| report.epoch()).collect(),
         };
-        self.buffers.note();
-        self.imports.note();
-        self.fences.note();
-        self.timelines.note();
+        self.buffers.note(touch);
+        self.imports.note(touch);
+        self.fences.note(touch);
+        self.timelines.note(touch);
         self.tokens.note();
         self.causes.keep();
     }

@@ -32,10 +32,10 @@ impl<K, V> Default for Table<K, V> {
 }
 
 impl<K: Copy + Eq + Hash, V> Table<K, V> {
-    /// From here on changes are noted; all that is there is new.
-    pub fn note(&mut self) {
+    /// From here on changes are noted; all that is there is as it is said.
+    pub fn note(&mut self, all: Touch) {
         self.noted = true;
-        self.touched = self.of.keys().map(|&key| (key, Touch::New)).collect();
+        self.touched = self.of.keys().map(|&key| (key, all)).collect();
     }
 
     /// Whether something is noted.
@@ -132,7 +132,7 @@ mod tests {
         let mut table = Table::default();
         table.insert(1, 'a');
         assert!(!table.is_touched(), "nobody takes notes");
-        table.note();
+        table.note(Touch::New);
         assert_eq!(table.take_touched(), HashMap::from([(1, Touch::New)]));
         table.insert(2, 'b');
         *table.get_mut(&2).unwrap() = 'c';

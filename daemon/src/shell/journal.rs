@@ -150,10 +150,10 @@ fn written<T: Serialize>(of: &T) -> Vec<u8> {
 }
 
 impl Shell {
-    /// Keeping begins, with all that is there.
+    /// Keeping begins. What there is, a former life has left with the keeper.
     pub(super) fn begin_to_keep(&mut self) {
         let Some(keeper) = self.journal.keeper.clone() else { return };
-        self.broker.keep();
+        self.broker.keep_on();
         let page = (Key(PAGE, 0, 0), Change::Put { bytes: Vec::new(), fds: Some(1) });
         keeper.keep(vec![page], &[self.state_page.writable()]);
         self.keep(&Vec::new());

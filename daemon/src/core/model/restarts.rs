@@ -72,7 +72,7 @@ impl Model {
         self.waits.clear();
         self.allocations.clear();
         self.broker = restored.expect("what was kept can be read");
-        self.broker.keep();
+        self.broker.keep_on();
         self.broker.first_reservation();
         for (&id, device) in &self.broker.devices {
             if device.only_for.is_none() {
