@@ -186,6 +186,12 @@ const SCENARIOS: &[Scenario] = &[
     },
     Scenario { bound: SLOW, ..Scenario::new("restart/gone", restart::meanwhile::gone) },
     Scenario {
+        backends: SIMULATED,
+        bound: SLOW,
+        is_alone: true,
+        ..Scenario::new("restart/full-keeper", restart::full_keeper)
+    },
+    Scenario {
         backends: ONCE,
         bound: SLOW,
         ..Scenario::new("restart/exchanged", restart::meanwhile::exchanged)

@@ -2,10 +2,11 @@
 //! ended by it, and nobody's call has failed.
 
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use dmashare::{
     Access, Cause, Connection, FenceStatus, Grant, ImportedFence, Importer, Protection, Token,
 };
@@ -13,6 +14,7 @@ use drm_fourcc::DrmFourcc;
 
 use super::local::{Local, ends_by, ends_well, pends, told};
 use crate::clock::{human, now_ns};
+use crate::process::named;
 use crate::scenario::figures::{note, show};
 use crate::{BOUND, Backend, Buffer, Source, Unplug, World};
 
@@ -106,6 +108,31 @@ fn goes_on(world: &mut World, restart: impl Fn(&mut World) -> Result<()>) -> Res
     drop((ends_fence, lasts_fence, meanwhile_fence));
     drop((ends, lasts, ends_meanwhile));
     world.wait_gone(local.device)
+}
+
+/// The keeper may have a few descriptors more than it has: another life gives it none twice.
+pub(super) fn full_keeper(world: &mut World) -> Result<()> {
+    const BUFFERS: usize = 500;
+    let local = Local::new(world)?;
+    let frame = Buffer::make(&local.card, 16, 16)?;
+    let planes = [frame.dma_buf.as_fd()];
+    let export = || local.exporter.export(frame.node.as_fd(), &frame.layout, &planes);
+    let exported = (0..BUFFERS).map(|_| export()).collect::<Result<Vec<_>, _>>()?;
+    let count = u32::try_from(BUFFERS)?;
+    let [keeper] = named("dmashare-keeper")?[..] else { bail!("not one keeper") };
+    let most = keeper.descriptors()?.len() + BUFFERS / 4;
+    let limit = format!("--nofile={most}:{most}");
+    let status = Command::new("prlimit").args(["--pid", &keeper.0.to_string(), &limit]).status()?;
+    ensure!(status.success(), "prlimit: {status}");
+    for _ in 0..3 {
+        world.kill_broker()?;
+        world.wait_ready()?;
+        world.wait_counts(local.device, (count, 0, 0))?;
+        drop(export()?);
+    }
+    ensure!(named("dmashare-keeper")? == [keeper], "the keeper is another process");
+    exported.into_iter().try_for_each(|buffer| buffer.release())?;
+    world.wait_counts(local.device, (0, 0, 0))
 }
 
 /// Killed again and again, at any instant, while many share, import, wait and let go.
