@@ -179,7 +179,9 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("exporter-killed", share::exporter_killed),
     Scenario { bound: SLOW, ..Scenario::new("restart/killed", restart::killed) },
     Scenario { bound: SLOW, ..Scenario::new("restart/upgraded", restart::upgraded) },
+    // A guard of vgem's lasts ten seconds at most, which a slow machine needs for a kill.
     Scenario {
+        backends: ONCE,
         bound: MANY,
         config: restart::CONFIG,
         ..Scenario::new("restart/load", restart::under_load)
