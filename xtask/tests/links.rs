@@ -3,20 +3,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const DOCUMENTS: &[&str] = &[
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "bench/RESULTS.md",
-    "ctl/JSON.md",
-    "docs/compositors.md",
-    "docs/eject.md",
-    "proto/PROTOCOL.md",
-];
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Every document of the tree.
+fn documents(folder: &Path, all: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && name != ".git" {
+            documents(&path, all);
+        } else if name.ends_with(".md") {
+            all.push(path);
+        }
+    }
 }
 
 /// The text's lines outside code blocks.
@@ -66,11 +67,10 @@ fn broken(document: &Path, target: &str) -> Option<String> {
 
 #[test]
 fn links_lead_somewhere() {
-    let mut wrong = Vec::new();
-    let mut seen = 0;
-    for name in DOCUMENTS {
-        let document = root().join(name);
-        let text = fs::read_to_string(&document).expect(name);
+    let (mut all, mut wrong, mut seen) = (Vec::new(), Vec::new(), 0);
+    documents(&root(), &mut all);
+    for document in all {
+        let text = fs::read_to_string(&document).unwrap();
         let targets = targets(&text);
         seen += targets.len();
         wrong.extend(targets.iter().filter_map(|target| broken(&document, target)));
