@@ -170,9 +170,9 @@ fn deny(run: &mut Run) -> Result<Counts> {
     for manifest in deny::MANIFESTS {
         println!("cargo deny --manifest-path {manifest} {}", deny::CHECK.join(" "));
         let status = Command::new(&program)
-            .args(["deny", "--manifest-path", manifest])
+            .args(["deny", "--manifest-path", manifest, "--config", "deny.toml"])
             .args(deny::CHECK)
-            .args(["--config", "deny.toml", "--hide-inclusion-graph"])
+            .arg("--hide-inclusion-graph")
             .current_dir(paths::root())
             .stdin(Stdio::null())
             .status()

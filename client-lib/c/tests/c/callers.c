@@ -306,6 +306,7 @@ static void no_place_for_results(void)
 	struct dmashare_export *buffer = NULL;
 	struct dmashare_inhibitor *inhibitor = NULL;
 	struct dmashare_import *import = NULL;
+	struct dmashare_shared_fence *shared = NULL;
 	struct dmashare_fence *fence = NULL;
 	struct dmashare_timeline *timeline = NULL;
 	struct dmashare_connection *connection = NULL;
