@@ -33,12 +33,21 @@ pub fn list(machine: Machine) {
 }
 
 /// Runs those that the names say (a whole name, or the beginning of some), or all (in the virtual
-/// machine, but for those that need a boot of their own).
+/// machine, but for those that need a boot of their own); of all, those that follow `after`.
 ///
 /// # Errors
 /// A name says nothing; the figures cannot be written.
-pub fn run(machine: Machine, names: &[String], to: Option<&Path>) -> Result<ExitCode> {
-    let all = scenario::instances(machine);
+pub fn run(
+    machine: Machine,
+    names: &[String],
+    after: Option<&str>,
+    to: Option<&Path>,
+) -> Result<ExitCode> {
+    let mut all = scenario::instances(machine);
+    if let Some(name) = after {
+        let place = all.iter().position(|instance| instance.name() == name);
+        all.drain(..=place.with_context(|| format!("there is no scenario {name} here"))?);
+    }
     for name in names {
         if !all.iter().any(|instance| instance.is_named(name)) {
             bail!("there is no scenario {name} here; `list --machine {machine}` shows them");

@@ -15,6 +15,7 @@ mod progress;
 mod setup;
 mod test;
 mod test_c;
+mod test_vm;
 mod tsan;
 mod vm;
 

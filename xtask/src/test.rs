@@ -7,13 +7,13 @@ use std::sync::Mutex;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::counts::{Counts, Lines};
 use crate::progress::Progress;
 use crate::vm::{self, image, stage};
-use crate::{cargo, deny, fuzz, paths, setup, test_c, tsan};
+use crate::{cargo, deny, fuzz, paths, setup, test_c, test_vm, tsan};
 
 /// What the test command can be told.
 #[derive(Args)]
@@ -28,9 +28,6 @@ pub struct TestArgs {
     #[arg(long = "tier", value_name = "TIER", value_parser = TIERS.map(|tier| tier.0))]
     tiers: Vec<String>,
 }
-
-/// Scenarios that leave no card behind for another one to lose.
-const OWN_BOOT: &[&str] = &["vanished/waiter"];
 
 /// What tiers share.
 struct Run {
@@ -226,71 +223,12 @@ fn simulated(_: &mut Run) -> Result<Counts> {
     Ok(counts.with_status(success))
 }
 
-/// One boot for all scenarios, but for [`OWN_BOOT`].
 fn virtual_machine(context: &mut Run) -> Result<Counts> {
     if context.no_vm {
         return Ok(skip("--no-vm"));
     }
-    let progress = Progress::Shown;
     let what = if context.no_install { stage::Fill::BuildNoTools } else { stage::Fill::Build };
-    stage::fill(what, &progress)?;
-    if let Some(image) = context.image.take() {
-        let built = progress.step("wait for the image", || {
-            image.join().map_err(|_| anyhow!("the build of the image panicked"))?
-        });
-        built.context("the virtual machine's image could not be built")?;
-    }
-    if !stage::dir()?.join("bin/dmashare-scenarios").exists() {
-        bail!("the build made no dmashare-scenarios");
-    }
-    let machine = vm::Vm::boot(None, &progress)?;
-    // The wrappers on the kernel's own objects first: nothing else works where they do not. But for
-    // what disturbs the whole machine: the scenarios remove the card, and flood nobody.
-    let argv = [
-        "uapi-kernel",
-        "--include-ignored",
-        "--test-threads=1",
-        "--skip=a_card_is_removed",
-        "--skip=an_overrun",
-    ];
-    let kernel = vm::command(&argv, 600);
-    let mut counts = guest_tests(&machine, kernel, Counts::add_libtest)?;
-    counts += guest_tests(&machine, vm::scenarios(&[]), Counts::add_own)?;
-    if counts.failed > 0 {
-        println!("the guest's logs: {}", machine.save_logs()?);
-    }
-    drop(machine);
-    for name in OWN_BOOT {
-        let machine = vm::Vm::boot(None, &progress)?;
-        let own = guest_tests(&machine, vm::scenarios(&[(*name).to_owned()]), Counts::add_own)?;
-        if own.failed > 0 {
-            println!("the guest's logs: {}", machine.save_logs()?);
-        }
-        counts += own;
-    }
-    Ok(counts)
-}
-
-/// Runs tests in the guest, and counts by their lines.
-fn guest_tests(
-    machine: &vm::Vm,
-    exec: vm_frames::Exec,
-    count: fn(&mut Counts, &str),
-) -> Result<Counts> {
-    let mut counts = Counts::default();
-    let mut lines = Lines::default();
-    let end = machine.run(exec, &mut |fd, data| {
-        vm::print(fd, data);
-        if fd == 1 {
-            lines.push(data, |line| count(&mut counts, line));
-        }
-    });
-    match &end {
-        Ok(vm_frames::End::Code(_)) => {}
-        Ok(end) => println!("FAILED the run as a whole: {end:?}"),
-        Err(error) => println!("FAILED the run as a whole: {error:#}"),
-    }
-    Ok(counts.with_status(matches!(end, Ok(vm_frames::End::Code(0)))))
+    test_vm::run(what, context.image.take())
 }
 
 fn libtest(command: &mut Command) -> Result<Counts> {

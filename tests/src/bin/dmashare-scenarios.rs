@@ -30,6 +30,9 @@ enum Command {
         /// Write what was measured into this file, as JSON
         #[arg(long, value_name = "FILE")]
         figures: Option<PathBuf>,
+        /// All that follow this one, by its whole name
+        #[arg(long, value_name = "NAME", conflicts_with = "names")]
+        after: Option<String>,
         /// Their names, or the beginnings of them
         names: Vec<String>,
     },
@@ -56,8 +59,8 @@ fn perform(command: Command) -> Result<ExitCode> {
             runner::list(machine);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run { machine, figures, names } => {
-            runner::run(machine, &names, figures.as_deref())
+        Command::Run { machine, figures, after, names } => {
+            runner::run(machine, &names, after.as_deref(), figures.as_deref())
         }
         Command::One { machine, name } => Ok(runner::one(machine, &name)),
     }

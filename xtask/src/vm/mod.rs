@@ -34,7 +34,7 @@ pub struct Vm {
     channel: Channel,
     /// What of the stage is installed, see [`stage::installable`].
     installed: Option<String>,
-    _qemu: qemu::Qemu,
+    qemu: qemu::Qemu,
 }
 
 /// What a command in the guest writes, as it comes: the descriptor, and the bytes.
@@ -70,7 +70,7 @@ impl Vm {
         let qmp = qmp::Qmp::new(qemu.qmp.try_clone()?)?;
         let (channel, is_up) = Channel::new(qemu.agent.try_clone()?, qmp)?;
         channel::wait_up(&is_up, BOOT.saturating_sub(start.elapsed()))?;
-        Ok(Self { channel, installed: None, _qemu: qemu })
+        Ok(Self { channel, installed: None, qemu })
     }
 
     /// Installs the staged build in the guest, in the way that a package would, if it is another
@@ -97,6 +97,12 @@ impl Vm {
             Ok(path) => format!("see its console: {}", path.display()),
             Err(_) => "no console".into(),
         })
+    }
+
+    /// The signal by which QEMU itself has ended, of a machine that is gone: nothing in the guest can
+    /// bring that about.
+    pub fn crashed(&mut self) -> Option<i32> {
+        self.qemu.crashed()
     }
 
     /// Runs a command with this process's own input.

@@ -12,7 +12,7 @@
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -45,6 +45,20 @@ pub struct Qemu {
     pub qmp: UnixStream,
     /// The agent's virtio-serial port.
     pub agent: UnixStream,
+}
+
+impl Qemu {
+    /// The signal by which it has ended, if it did; waits a moment for a process that is ending.
+    pub fn crashed(&mut self) -> Option<i32> {
+        for _ in 0..100 {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(std::time::Duration::from_millis(100)),
+                Ok(Some(status)) => return status.signal(),
+                Err(_) => return None,
+            }
+        }
+        None
+    }
 }
 
 impl Drop for Qemu {
