@@ -40,11 +40,11 @@ struct Held {
 /// So many descriptors that are to be closed do not wait for company.
 const MANY: usize = 64;
 
-/// Whether more is to come.
-#[derive(PartialEq)]
+/// What was in the socket.
 enum Taken {
     Nothing,
     Some,
+    /// The connection's end.
     Last,
 }
 
@@ -154,19 +154,19 @@ impl Held {
 
     fn take_in(&mut self) -> io::Result<()> {
         for (key, change) in self.staged.drain(..) {
-            match change {
-                None => {
-                    let former = self.records.remove(&key).map(|record| record.fds);
-                    // Those of a kind that does not take long are closed here.
-                    if key.0 & IN_PLACE == 0 {
-                        self.former.extend(former.into_iter().flatten());
-                    }
+            let former = match change {
+                None => self.records.remove(&key).map(|record| record.fds),
+                Some((bytes, None)) => {
+                    self.records.entry(key).or_default().bytes = bytes;
+                    None
                 }
-                Some((bytes, None)) => self.records.entry(key).or_default().bytes = bytes,
-                // What is replaced is closed here: another life gives all of it once more, and both
-                // together may be more than this process may have. It is the same file, as a rule,
-                // and so none of the last descriptors, of which the close can take long.
-                Some((bytes, Some(fds))) => drop(self.records.insert(key, Record { bytes, fds })),
+                Some((bytes, Some(fds))) => {
+                    self.records.insert(key, Record { bytes, fds }).map(|record| record.fds)
+                }
+            };
+            // Those of a kind that does not take long are closed here.
+            if key.0 & IN_PLACE == 0 {
+                self.former.extend(former.into_iter().flatten());
             }
         }
         if self.former.len() >= MANY {

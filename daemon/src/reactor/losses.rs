@@ -29,13 +29,11 @@ impl Engine {
             return Ok(true);
         }
         for (meaning, at_ns) in words {
-            match meaning {
-                Meaning::Early(devpath, said) => {
-                    let meaning = self.devices.word(devpath, said);
-                    self.obey(meaning, at_ns);
-                }
-                known => self.obey(known, at_ns),
-            }
+            let meaning = match meaning {
+                Meaning::Early(devpath, said) => self.devices.word(devpath, said),
+                known => known,
+            };
+            self.obey(meaning, at_ns);
         }
         Ok(false)
     }

@@ -24,11 +24,11 @@ use crate::core::{Account, Charge, Kind};
 
 /// Descriptors of one connection that may wait to be closed before it is read on.
 pub(super) const MOST: usize = 64;
-/// For how long a thread that has closed something does not look for more: a wake-up for each request
-/// costs more than most of what is closed.
-const LULL: Duration = Duration::from_millis(2);
 /// How long they may.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For how long a thread that has closed something does not look for more: a wake-up for each request
+/// costs more than most of what is closed. Not waited for by anybody but who has passed [`MOST`].
+const LULL: Duration = Duration::from_millis(2);
 /// Threads that one user's former connections may leave behind.
 const MOST_STUCK: usize = 64;
 /// Such a thread only closes.
@@ -152,14 +152,20 @@ fn start(waiting: Arc<Waiting>) -> io::Result<Sender<Discarded>> {
 }
 
 fn close_all(receiver: &Receiver<Discarded>, waiting: &Waiting) {
-    while let Ok(first) = receiver.recv() {
-        for (fd, charge) in std::iter::once(first).chain(receiver.try_iter()) {
-            drop(fd);
-            drop(charge);
-            if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
-                waiting.fewer.notify_one();
-            }
+    now_and_then(receiver, |(fd, charge)| {
+        drop(fd);
+        drop(charge);
+        if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
+            waiting.fewer.notify_one();
         }
+    });
+}
+
+/// Takes everything that comes, to the end, with a [`LULL`] after each look.
+fn now_and_then<T>(receiver: &Receiver<T>, mut take: impl FnMut(T)) {
+    while let Ok(first) = receiver.recv() {
+        take(first);
+        receiver.try_iter().for_each(&mut take);
         std::thread::sleep(LULL);
     }
 }
@@ -202,14 +208,11 @@ impl Unused {
                 .name("unused".to_owned())
                 .stack_size(STACK)
                 .spawn(move || {
-                    while let Ok(first) = receiver.recv() {
-                        for fds in std::iter::once(first).chain(receiver.try_iter()) {
-                            let count = fds.len();
-                            drop(fds);
-                            waiting.fetch_sub(count, Ordering::Relaxed);
-                        }
-                        std::thread::sleep(LULL);
-                    }
+                    now_and_then(&receiver, |fds| {
+                        let count = fds.len();
+                        drop(fds);
+                        waiting.fetch_sub(count, Ordering::Relaxed);
+                    });
                 });
             match started {
                 Ok(_) => return Some(self.thread.get_or_init(|| sender)),

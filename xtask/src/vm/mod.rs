@@ -99,8 +99,8 @@ impl Vm {
         })
     }
 
-    /// The signal by which QEMU itself has ended, of a machine that is gone: nothing in the guest can
-    /// bring that about.
+    /// The signal by which QEMU itself has ended, of a machine that is gone: by a bug of its own, or by
+    /// somebody on this machine. A guest that panics makes it exit.
     pub fn crashed(&mut self) -> Option<i32> {
         self.qemu.crashed()
     }

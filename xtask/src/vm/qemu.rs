@@ -10,11 +10,13 @@
 //! ```
 
 use std::fs;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -27,6 +29,9 @@ use crate::paths;
 pub const EGPU: &str = "0000:03:00.0";
 /// The card that stays.
 pub const STAY: &str = "0000:00:03.0";
+
+/// How long QEMU may take to end, once its guest's port is closed.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// What a machine is started with.
 pub struct Setup<'a> {
@@ -48,16 +53,20 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// The signal by which it has ended, if it did; waits a moment for a process that is ending.
+    /// The signal by which it has ended, or is just ending; `None` if it lives, or has ended otherwise.
     pub fn crashed(&mut self) -> Option<i32> {
-        for _ in 0..100 {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(std::time::Duration::from_millis(100)),
-                Ok(Some(status)) => return status.signal(),
+        // Its end of the control channel is closed when it ends, and not before.
+        self.qmp.set_read_timeout(Some(ENDING)).ok()?;
+        let mut rest = [0; 4096];
+        loop {
+            match self.qmp.read(&mut rest) {
+                Ok(0) => break,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+                Ok(_) => {}
                 Err(_) => return None,
             }
         }
-        None
+        self.child.wait().ok()?.signal()
     }
 }
 

@@ -12,7 +12,6 @@ use dmashare::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::process::eventually;
 use crate::scenario::figures::{note, show};
 use crate::scenario::local::{Local, pends};
 use crate::scenario::strace::{Strace, Whom, killed_at};
@@ -59,21 +58,6 @@ fn thread_name(process: Process, tid: i32) -> String {
     std::fs::read_to_string(path).map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
-/// A thread gives itself its name, when it has begun.
-fn thread(process: Process, name: &str) -> Result<i32> {
-    let mut found = None;
-    eventually(&format!("the service has a thread {name:?}"), BOUND, || {
-        for entry in std::fs::read_dir(format!("/proc/{}/task", process.0))? {
-            let tid: i32 = entry?.file_name().to_string_lossy().parse()?;
-            if thread_name(process, tid) == name {
-                found = Some(tid);
-            }
-        }
-        Ok(found.is_some())
-    })?;
-    found.context("it was found")
-}
-
 /// Killed at each call while a client lives.
 pub(in crate::scenario) fn running(world: &mut World) -> Result<()> {
     let card = world.egpu()?;
@@ -111,7 +95,7 @@ fn killed_once(
     (name, call, nth): (&str, &str, usize),
 ) -> Result<bool> {
     let broker = world.broker()?;
-    let tid = thread(broker, name)?;
+    let tid = broker.thread(name)?;
     let trace = Strace::attach(Whom::Thread(tid), call, Some(&killed_at(call, nth)))?;
     let dead = dmashare_uapi::pidfd::open(broker.0)?;
     let (done, over) = nix::unistd::pipe()?;
@@ -134,7 +118,8 @@ fn killed_once(
         drop(trace);
     } else {
         trace.stop()?;
-        // It may have come to it just now.
+        // It may have come to it just now, and what is killed takes a moment to die.
+        broker.at_rest(BOUND)?;
         let mut fds = [PollFd::new(dead.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::ZERO)? > 0 {
             world.begin_broker(&[])?;
