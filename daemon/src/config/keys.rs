@@ -77,7 +77,8 @@ fn log_level(value: &DeValue<'_>) -> Result<String, Wrong> {
     let level = value::text(value)?;
     // After a blank, `EnvFilter` reads each directive as if it began elsewhere, and may panic.
     if !level.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{level:?}: has a blank, or what is not ASCII"));
+        let what = "has a blank, or what is not ASCII; commas alone part directives";
+        return Err(format!("{level:?}: {what}"));
     }
     EnvFilter::try_new(&level).map_err(|error| format!("{level:?}: {error}"))?;
     Ok(level)
