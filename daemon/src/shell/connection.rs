@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dmashare_proto::codec::{decode_header, decode_request};
 use dmashare_proto::transport::{Buffer, Got, skip};
 use dmashare_proto::{ClientId, ErrorCode, Reply, Request, WireError};
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::discard::Lane;
 use super::journal::Asked;
@@ -22,6 +22,8 @@ const TURN: usize = 8;
 
 /// Objects of a client that has left, of which the broker lets go before the others get their turn.
 const AT_ONCE: usize = 64;
+
+type Registered = AsyncFd<Arc<OwnedFd>>;
 
 /// Who is at the other end.
 pub(super) struct Peer {
@@ -107,13 +109,7 @@ pub(super) fn go_on(
     Ok(())
 }
 
-fn begin(
-    shell: &Shared,
-    client: ClientId,
-    socket: AsyncFd<Arc<OwnedFd>>,
-    outbox: Rc<Outbox>,
-    lane: Lane,
-) {
+fn begin(shell: &Shared, client: ClientId, socket: Registered, outbox: Rc<Outbox>, lane: Lane) {
     let mut this = shell.borrow_mut();
     if let Some(account) = this.broker.account(client) {
         outbox.charge_to(account.clone());
@@ -140,11 +136,13 @@ fn begin(
 async fn serve(
     shell: &Shared,
     client: ClientId,
-    socket: &AsyncFd<Arc<OwnedFd>>,
+    socket: &Registered,
     outbox: &Outbox,
     lane: &Lane,
 ) {
     let mut buffer = Buffer::default();
+    // While the socket is full, which it hardly ever is.
+    let mut room = None;
     while !outbox.is_over() {
         if let Err(error) = lane.has_room().await {
             tracing::warn!(pid = outbox.pid, %error, "a client is disconnected");
@@ -154,6 +152,18 @@ async fn serve(
         let flushed = outbox.flush();
         if outbox.is_over() {
             return;
+        }
+        if !matches!(flushed, Flushed::Full) {
+            room = None;
+        } else if room.is_none() {
+            match poll::register_room(socket.get_ref()) {
+                Ok(registered) => room = Some(registered),
+                Err(error) => {
+                    let pid = outbox.pid;
+                    tracing::warn!(pid, %error, "a client is disconnected: its queue cannot be watched");
+                    return;
+                }
+            }
         }
         tokio::select! {
             ready = socket.readable() => {
@@ -166,7 +176,7 @@ async fn serve(
                     Reading::Over => return,
                 }
             }
-            ready = socket.writable(), if matches!(flushed, Flushed::Full) => {
+            ready = has_room(room.as_ref()) => {
                 let Ok(mut ready) = ready else { return };
                 if matches!(outbox.flush(), Flushed::Full) {
                     ready.clear_ready();
@@ -175,6 +185,14 @@ async fn serve(
             () = outbox.may_try_again(flushed) => {}
             () = outbox.woken() => {}
         }
+    }
+}
+
+/// Waits for room in a socket; for ever where there is none registered.
+async fn has_room(room: Option<&Registered>) -> io::Result<AsyncFdReadyGuard<'_, Arc<OwnedFd>>> {
+    match room {
+        Some(room) => room.writable().await,
+        None => std::future::pending().await,
     }
 }
 
