@@ -80,6 +80,9 @@ struct State<A, N> {
     /// An error about the connection, not about a request.
     last_words: Option<WireError>,
     broken: Option<Broken>,
+    /// Threads that sleep on the condition variable: where there are none, nobody is woken, which is a
+    /// system call.
+    sleeping: usize,
     #[cfg(feature = "tokio")]
     tasks: tasks::Tasks,
 }
@@ -141,6 +144,7 @@ impl<A, N> Channel<A, N> {
                 in_flight: 0,
                 last_words: None,
                 broken: None,
+                sleeping: 0,
                 #[cfg(feature = "tokio")]
                 tasks: tasks::Tasks::default(),
             }),
@@ -152,6 +156,15 @@ impl<A, N> Channel<A, N> {
     /// good as any.
     fn lock(&self) -> MutexGuard<'_, State<A, N>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of the state, and wakes who sleeps.
+    fn tell(&self, state: MutexGuard<'_, State<A, N>>) {
+        let sleeping = state.sleeping;
+        drop(state);
+        if sleeping > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Whether this is a child of the process that the connection is of. Asked before a lock is taken:

@@ -29,9 +29,8 @@ impl<A, N> Drop for Reader<'_, A, N> {
         state.buffer = self.buffer.take();
         #[cfg(feature = "tokio")]
         let turned_away = state.tasks.turned_away();
-        drop(state);
         // One of the others has to read now, and which of them still waits is theirs to know.
-        self.channel.changed.notify_all();
+        self.channel.tell(state);
         #[cfg(feature = "tokio")]
         turned_away.into_iter().for_each(std::task::Waker::wake);
     }
@@ -152,15 +151,18 @@ impl<A, N> Channel<A, N> {
 
     fn wait_changed<'a>(
         &self,
-        state: MutexGuard<'a, State<A, N>>,
+        mut state: MutexGuard<'a, State<A, N>>,
         deadline: Deadline,
     ) -> MutexGuard<'a, State<A, N>> {
-        match deadline.left() {
+        state.sleeping += 1;
+        let mut state = match deadline.left() {
             None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             Some(left) => {
                 self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             }
-        }
+        };
+        state.sleeping -= 1;
+        state
     }
 
     /// Puts an answer where it belongs.
@@ -189,8 +191,7 @@ impl<A, N> Channel<A, N> {
             match state.slots.get_mut(&id) {
                 Some(slot @ Slot::Waiting) => {
                     *slot = Slot::Answered(answer);
-                    self.changed.notify_all();
-                    drop(state);
+                    self.tell(state);
                     #[cfg(feature = "tokio")]
                     self.wake_task(id);
                     return Ok(());
@@ -223,8 +224,7 @@ impl<A, N> Channel<A, N> {
                 .map_err(|error| Error::io("cannot set the eventfd of queued events", error))?;
         }
         state.notices.push_back(notice);
-        self.changed.notify_all();
-        drop(state);
+        self.tell(state);
         // One of them may wait for a loss.
         #[cfg(feature = "tokio")]
         self.wake_tasks();
