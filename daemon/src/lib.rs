@@ -11,6 +11,7 @@ pub mod gate;
 pub mod guard;
 pub mod heap;
 mod helpers;
+mod id_map;
 mod keeper;
 pub mod kernel;
 pub mod reactor;

@@ -39,6 +39,7 @@ pub enum Change {
     /// It is this from here on.
     Put {
         /// Its bytes: the broker's own business.
+        #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
         /// How many descriptors come with it, in the place of those that it had; `None`: it keeps them.
         fds: Option<u8>,
@@ -81,7 +82,10 @@ pub enum ToKeeper {
 /// # Errors
 /// It does not fit.
 pub fn encode<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
-    postcard::to_stdvec(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    // As much as what one event leads to hardly ever passes.
+    let to = Vec::with_capacity(512);
+    postcard::to_extend(message, to)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// From bytes.

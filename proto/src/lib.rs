@@ -21,6 +21,7 @@ pub mod report;
 pub mod state_page;
 pub mod sysfs;
 pub mod timeline;
+pub mod token_pool;
 pub mod transport;
 pub mod usage;
 

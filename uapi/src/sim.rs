@@ -15,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::ftruncate;
 
 use crate::dma_buf::DmaBufId;
@@ -23,7 +23,9 @@ use crate::sync_file::Status;
 use crate::{memfd, proc_fd, stat};
 
 const BUFFER_NAME: &CStr = c"dmashare-sim-dmabuf";
-const BUFFER_LINK: &[u8] = b"/memfd:dmashare-sim-dmabuf";
+/// Its mode: no other memfd has the sticky bit. Looked at and not the name, so that a look costs about what
+/// it does for a real one.
+const BUFFER_MODE: u32 = 0o1600;
 
 /// An ended fence's count is this, plus 1, plus the errno. So near the counter's end that the
 /// kernel refuses to add a second one: the first end wins, without a race.
@@ -79,23 +81,30 @@ pub fn buffer(size: u64) -> io::Result<OwnedFd> {
     let size = memfd::page_align(size)?;
     let fd = memfd::create(BUFFER_NAME)?;
     ftruncate(&fd, i64::try_from(size).map_err(|_| Errno::EFBIG)?)?;
+    fchmod(&fd, Mode::from_bits_retain(BUFFER_MODE))?;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW))?;
     Ok(fd)
 }
 
 /// Which simulated buffer `fd` is; `None` if it is none. Never blocks.
 pub fn buffer_id(fd: BorrowedFd<'_>) -> io::Result<Option<DmaBufId>> {
-    if is_path(fd)? || !proc_fd::link(fd)?.as_bytes().starts_with(BUFFER_LINK) {
+    if is_path(fd)? {
         return Ok(None);
     }
-    // The name can be forged by a file in a mount out of reach, but only a memfd has this seal.
+    known_buffer(fd, &stat::stat(fd)?)
+}
+
+fn known_buffer(fd: BorrowedFd<'_>, stat: &stat::Stat) -> io::Result<Option<DmaBufId>> {
+    if stat.file_type != libc::S_IFREG || stat.mode != BUFFER_MODE {
+        return Ok(None);
+    }
+    // The mode can be forged by any file, but only a memfd has this seal.
     let seals =
         fcntl(fd, FcntlArg::F_GET_SEALS).map_or(SealFlag::empty(), SealFlag::from_bits_retain);
     if !seals.contains(SealFlag::F_SEAL_SHRINK) {
         return Ok(None);
     }
-    let size = u64::try_from(fstat(fd)?.st_size).unwrap_or(0);
-    Ok(Some(DmaBufId { inode: stat::stat(fd)?.ino, size }))
+    Ok(Some(DmaBufId { inode: stat.ino, size: stat.size }))
 }
 
 /// Which file stands for a DRM node: equal for every descriptor of it, however opened.
@@ -109,8 +118,11 @@ pub struct SimNodeId {
 
 /// Which simulated node `fd` is; `None` if it is no regular file, or a simulated buffer.
 pub fn node_id(fd: BorrowedFd<'_>) -> io::Result<Option<SimNodeId>> {
+    if is_path(fd)? {
+        return Ok(None);
+    }
     let stat = stat::stat(fd)?;
-    if is_path(fd)? || stat.file_type != libc::S_IFREG || buffer_id(fd)?.is_some() {
+    if stat.file_type != libc::S_IFREG || known_buffer(fd, &stat)?.is_some() {
         return Ok(None);
     }
     Ok(Some(SimNodeId { dev: libc::makedev(stat.dev.0, stat.dev.1), ino: stat.ino }))

@@ -102,11 +102,6 @@ impl<H: Handles> Broker<H> {
                     })?;
                 }
             }
-            let counts = device.gate.counts();
-            let is_clear = counts.buffers + counts.fences + counts.timelines == 0;
-            check(device.lost.is_none() || is_clear, || {
-                format!("device {id} is lost and has more than imports")
-            })?;
         }
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! Connections: who they are, what they have, and their end.
 
-use std::collections::HashMap;
-
 use dmashare_proto::message::Declare;
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, Reply, WireError};
 use serde::{Deserialize, Serialize};
@@ -9,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::accounts::{Account, Charge, Kind, cost};
 use super::rehearse::Epochs;
 use super::{Broker, Effects, Handles};
+use crate::id_map::IdMap;
 
 /// Who a client is, as the kernel (or the bus daemon, for `Connect()`) says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +46,7 @@ pub(super) struct Client {
     pub greeted: bool,
     /// What it states of itself.
     pub declared: Declare,
-    pub objects: HashMap<ObjectId, Owned>,
+    pub objects: IdMap<ObjectId, Owned>,
     /// As many as there are in `objects`.
     pub counted: Charge,
     pub account: Account,
@@ -90,7 +89,7 @@ impl<H: Handles> Broker<H> {
                 name: String::new(),
                 greeted: false,
                 declared: Declare::default(),
-                objects: HashMap::new(),
+                objects: IdMap::default(),
                 counted: account.take(Kind::Objects, 0),
                 account,
                 _connection: connection,

@@ -10,6 +10,7 @@ use dmashare_proto::report::UnplugReport;
 use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
 use crate::devices::NodeId;
+use crate::id_map::IdMap;
 
 mod accounts;
 mod activity;
@@ -111,10 +112,10 @@ pub struct Broker<H: Handles> {
     imports: Table<ObjectId, Import>,
     fences: Table<ObjectId, Fence<H::Fd>>,
     /// An importer's handle on a fence, and the fence.
-    fence_imports: HashMap<ObjectId, ObjectId>,
+    fence_imports: IdMap<ObjectId, ObjectId>,
     timelines: Table<ObjectId, Timeline<H::Fd>>,
     /// An importer's handle on a timeline, and the timeline.
-    timeline_imports: HashMap<ObjectId, ObjectId>,
+    timeline_imports: IdMap<ObjectId, ObjectId>,
     /// Timelines of which a point has ended or a handle has gone in this event.
     moved: BTreeSet<ObjectId>,
     accounts: accounts::Accounts,
@@ -155,9 +156,9 @@ impl<H: Handles> Broker<H> {
             unused: Vec::new(),
             imports: Table::default(),
             fences: Table::default(),
-            fence_imports: HashMap::new(),
+            fence_imports: IdMap::default(),
             timelines: Table::default(),
-            timeline_imports: HashMap::new(),
+            timeline_imports: IdMap::default(),
             moved: BTreeSet::new(),
             accounts,
             inhibitors: BTreeMap::new(),

@@ -342,18 +342,18 @@ fn take<V, F>(
     if !table.is_touched() {
         return;
     }
-    for (id, touch) in table.take_touched() {
-        let kept = table.get(&id).map(|value| {
+    table.take_touched(|id, touch, value| {
+        let kept = value.map(|value| {
             let (bytes, fds) = keep(value, touch);
             Kept { bytes, fds }
         });
         out.push(Record { kind, id: id.0, at: 0, kept });
-    }
+    });
 }
 
 /// It is written to memory, which does not fail, and has a length, which is all that postcard wants.
 fn encode<T: Serialize>(of: &T) -> Vec<u8> {
-    postcard::to_stdvec(of).unwrap_or_default()
+    postcard::to_extend(of, Vec::with_capacity(128)).unwrap_or_default()
 }
 
 impl OfDevice {

@@ -12,7 +12,7 @@
 //! somebody else has. The state page is everybody's, so the device's word does not change: the client
 //! learns of the loss by `DeviceLost`, and by the fences that end.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use dmashare_proto::message::{Cause, DeviceInfo, DeviceLost, Event, FenceState, GuardKind, Reply};
@@ -26,6 +26,7 @@ use super::fences::Fence;
 use super::{Broker, Effect, Effects, Handles, Outgoing, Owned};
 use crate::devices::DeviceDesc;
 use crate::gate::{Gate, Kind};
+use crate::id_map::IdMap;
 
 /// Lost epochs that a client's late words are still understood of, beyond those that it has objects of.
 const REMEMBERED: usize = 32;
@@ -145,7 +146,7 @@ impl<H: Handles> Broker<H> {
         wall_clock_s: u64,
         device: DeviceId,
         client: ClientId,
-        mut guards: HashMap<ObjectId, (H::Fd, H::Ender)>,
+        mut guards: IdMap<ObjectId, (H::Fd, H::Ender)>,
         out: &mut Effects<H>,
     ) -> Result<Rehearsed, NotRehearsed> {
         self.may_rehearse(device, Some(client))?;
@@ -419,7 +420,7 @@ impl<H: Handles> Broker<H> {
         client: ClientId,
         device: DeviceId,
         epoch: DeviceId,
-        guards: &mut HashMap<ObjectId, (H::Fd, H::Ender)>,
+        guards: &mut IdMap<ObjectId, (H::Fd, H::Ender)>,
         ended: &mut Ended<H>,
     ) {
         for (fence, stakes) in self.stakes(device, client) {

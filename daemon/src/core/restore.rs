@@ -1,6 +1,6 @@
 //! The tables, made again of what was kept of them ([`super::records`]).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use dmashare_proto::message::GuardKind;
@@ -23,6 +23,7 @@ use super::timelines::Timeline;
 use super::tokens::Right;
 use super::{Broker, CheckedPlane, Effects, Handles, IdSource, Limits, Owned};
 use crate::gate::{DeviceRef, Gate, Kind as Count};
+use crate::id_map::IdMap;
 
 /// What was kept, by kind, id, and second number: bytes and descriptors.
 pub type Records<F> = BTreeMap<(RecordKind, u64, u64), (Vec<u8>, Vec<F>)>;
@@ -254,7 +255,7 @@ impl<H: Handles> Broker<H> {
                 name: kept.name,
                 greeted: kept.greeted,
                 declared: kept.declared,
-                objects: HashMap::new(),
+                objects: IdMap::default(),
                 waits: 0,
                 epochs: Epochs { theirs: kept.epochs.into_iter().collect() },
             };

@@ -1,7 +1,7 @@
 //! Objects by id, with a note of those that have changed since they were last kept: whoever can change
 //! one has noted it, so nothing changes unseen.
 
-use std::collections::HashMap;
+use crate::id_map::IdMap;
 use std::collections::hash_map::{Iter, Values};
 use std::hash::Hash;
 use std::ops::Index;
@@ -15,19 +15,22 @@ pub(super) enum Touch {
     Changed,
 }
 
+/// Notes for which there is room even if there are none.
+const MOST_NOTES: usize = 64;
+
 /// A table of objects.
 #[derive(Debug)]
 pub(super) struct Table<K, V> {
-    of: HashMap<K, V>,
+    of: IdMap<K, V>,
     /// Of an object that is not there (any more), that it is to be dropped.
-    touched: HashMap<K, Touch>,
+    touched: IdMap<K, Touch>,
     /// Somebody takes the notes.
     noted: bool,
 }
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        Self { of: HashMap::new(), touched: HashMap::new(), noted: false }
+        Self { of: IdMap::default(), touched: IdMap::default(), noted: false }
     }
 }
 
@@ -43,9 +46,13 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
         !self.touched.is_empty()
     }
 
-    /// The notes.
-    pub fn take_touched(&mut self) -> HashMap<K, Touch> {
-        std::mem::take(&mut self.touched)
+    /// Takes the notes: of each object that there is one of, with what it is now.
+    pub fn take_touched(&mut self, mut each: impl FnMut(K, Touch, Option<&V>)) {
+        for (key, touch) in self.touched.drain() {
+            each(key, touch, self.of.get(&key));
+        }
+        // Going through it takes as long as it is large, and one event may have made it very large.
+        self.touched.shrink_to(MOST_NOTES);
     }
 
     fn touch(&mut self, key: K, touch: Touch) {
@@ -127,23 +134,31 @@ impl<K: Copy + Eq + Hash, V> Index<&K> for Table<K, V> {
 mod tests {
     use super::*;
 
+    /// The notes, in order.
+    fn notes(table: &mut Table<u64, char>) -> Vec<(u64, Touch, Option<char>)> {
+        let mut all = Vec::new();
+        table.take_touched(|key, touch, value| all.push((key, touch, value.copied())));
+        all.sort_unstable_by_key(|note| note.0);
+        all
+    }
+
     #[test]
     fn what_can_have_changed_is_noted() {
         let mut table = Table::default();
         table.insert(1, 'a');
         assert!(!table.is_touched(), "nobody takes notes");
         table.note(Touch::New);
-        assert_eq!(table.take_touched(), HashMap::from([(1, Touch::New)]));
+        assert_eq!(notes(&mut table), [(1, Touch::New, Some('a'))]);
         table.insert(2, 'b');
         *table.get_mut(&2).unwrap() = 'c';
         *table.get_mut(&1).unwrap() = 'd';
         assert_eq!(table.get_mut(&3), None);
         assert_eq!(table.remove(&3), None);
-        let expected = HashMap::from([(1, Touch::Changed), (2, Touch::New)]);
-        assert_eq!(table.take_touched(), expected);
+        let expected = [(1, Touch::Changed, Some('d')), (2, Touch::New, Some('c'))];
+        assert_eq!(notes(&mut table), expected);
         *table.get_derived(&1).unwrap() = 'e';
         assert!(!table.is_touched());
         table.remove(&1);
-        assert_eq!(table.take_touched(), HashMap::from([(1, Touch::Changed)]));
+        assert_eq!(notes(&mut table), [(1, Touch::Changed, None)]);
     }
 }

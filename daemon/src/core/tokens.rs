@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::{Charge, Kind};
 use super::{Broker, Handles, Owned};
+use crate::id_map::IdMap;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Right {
@@ -40,7 +41,7 @@ struct Draft {
 pub(super) struct Tokens {
     rights: HashMap<Token, Right>,
     /// Tokens of an object, so that its end finds them.
-    of: HashMap<ObjectId, Vec<Token>>,
+    of: IdMap<ObjectId, Vec<Token>>,
     /// Objects whose tokens have changed since they were last kept.
     touched: HashSet<ObjectId>,
     noted: bool,

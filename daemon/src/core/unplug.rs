@@ -35,11 +35,28 @@ struct Had {
 }
 
 impl<H: Handles> Broker<H> {
-    /// A device is lost: take back everything that it had, tell everyone once.
+    /// A device is lost: tell everyone once, take back everything that it had.
     pub fn device_lost(&mut self, now_ns: u64, id: DeviceId, sweep: &Sweep, out: &mut Effects<H>) {
-        let Some(device) = self.devices.get_mut(&id) else { return };
+        if self.tell_lost(now_ns, id, sweep, out) {
+            self.sweep_lost(id, out);
+        }
+    }
+
+    /// A device is lost: tell everyone once. `false` if it was before, or is not there.
+    ///
+    /// What it had is taken back by [`Self::sweep_lost`], at once, as an event of its own: who is told does
+    /// not wait until everything that there was is noted. Another life of the service that finds one
+    /// without the other makes it good ([`Self::finish_losses`]).
+    pub fn tell_lost(
+        &mut self,
+        now_ns: u64,
+        id: DeviceId,
+        sweep: &Sweep,
+        out: &mut Effects<H>,
+    ) -> bool {
+        let Some(device) = self.devices.get_mut(&id) else { return false };
         if device.lost.is_some() {
-            return;
+            return false;
         }
         // The reactor has closed the gate; for a caller that has not (a test), it is closed here.
         device.gate.lose();
@@ -67,7 +84,6 @@ impl<H: Handles> Broker<H> {
             overdue: Vec::new(),
             rehearsed_for: None,
         };
-        let desc = device.desc.clone();
         for node in &device.desc.nodes {
             if self.by_node.get(&node.id) == Some(&id) {
                 self.by_node.remove(&node.id);
@@ -75,16 +91,7 @@ impl<H: Handles> Broker<H> {
             }
         }
         let had = self.what_clients_had(id);
-        report.passed = self.fail_fences(id, sweep);
-        self.note_imports(id, sweep);
-        report.promises = self.lose_timelines(id, sweep.cause, sweep.guards_ns);
-        let (scan, close) = self.take_buffers(id);
         self.tell_all(id, sweep, &had, &mut report, out);
-        if !scan.is_empty() {
-            out.push(Effect::ScanImplicit(id, scan));
-        }
-        out.push(Effect::Close(close));
-        out.push(Effect::Mark(id, Step::FdsDropped));
         let awaited = had.values().filter(|had| had.imports > 0).count();
         report.awaited = u32::try_from(awaited).unwrap_or(u32::MAX);
         if let Some(device) = self.devices.get_mut(&id) {
@@ -93,14 +100,53 @@ impl<H: Handles> Broker<H> {
         self.keep_report(report);
         self.dirty_devices.insert(id);
         self.notes.device(id);
-        let at_ns = sweep.gate_ns;
         if let Some(view) = self.device_view(id).map(Box::new) {
-            out.push(Effect::TellLost { view, cause: sweep.cause, at_ns, had: counts });
+            let (cause, at_ns) = (sweep.cause, sweep.gate_ns);
+            out.push(Effect::TellLost { view, cause, at_ns, had: counts });
         }
-        if sweep.cause == Cause::Rehearsed {
+        true
+    }
+
+    /// Takes back what a device had of which everyone was told that it is lost.
+    pub fn sweep_lost(&mut self, id: DeviceId, out: &mut Effects<H>) {
+        let Some(report) = self.reports.iter().find(|report| report.epoch() == id) else { return };
+        let Some(device) = self.devices.get(&id).filter(|device| device.lost.is_some()) else {
+            return;
+        };
+        let desc = device.desc.clone();
+        let at = |step| report.at(step).unwrap_or(0);
+        let cause = report.cause;
+        let (gate_ns, guards_ns) = (at(Step::GateClosed), at(Step::GuardsSignalled));
+        let passed = self.fail_fences(id, cause, guards_ns);
+        self.note_imports(id, cause, gate_ns);
+        let promises = self.lose_timelines(id, cause, guards_ns);
+        let (scan, close) = self.take_buffers(id);
+        if !scan.is_empty() {
+            out.push(Effect::ScanImplicit(id, scan));
+        }
+        out.push(Effect::Close(close));
+        out.push(Effect::Mark(id, Step::FdsDropped));
+        self.change_report(id, |report| {
+            report.passed += passed;
+            report.promises += promises;
+        });
+        if cause == Cause::Rehearsed {
             self.comes_back(desc, out);
         }
         self.after(out);
+    }
+
+    /// After a restore: what a former life told of, and had no time to take back.
+    pub fn finish_losses(&mut self, out: &mut Effects<H>) {
+        let is_half = |(id, device): &(&DeviceId, &Device)| {
+            let report = self.reports.iter().find(|report| report.epoch() == **id);
+            let is_swept = report.is_none_or(|report| report.at(Step::FdsDropped).is_some());
+            device.lost.is_some() && device.only_for.is_none() && !is_swept
+        };
+        let half: Vec<DeviceId> = self.devices.iter().filter(is_half).map(|(&id, _)| id).collect();
+        for id in half {
+            self.sweep_lost(id, out);
+        }
     }
 
     pub(super) fn keep_report(&mut self, report: UnplugReport) {
@@ -152,26 +198,25 @@ impl<H: Handles> Broker<H> {
 
     /// Ends the device's fences in the tables, as the reactor has ended their guards; gives the
     /// number of those that had been passed through.
-    fn fail_fences(&mut self, id: DeviceId, sweep: &Sweep) -> u32 {
+    fn fail_fences(&mut self, id: DeviceId, cause: Cause, at_ns: u64) -> u32 {
         let mut passed = 0;
         for fence in self.pending_of(id) {
             if self.fences.get(&fence).is_some_and(|fence| fence.guard == GuardKind::Source) {
                 passed += 1;
             }
             self.tokens.lose(fence, id);
-            let at_ns = sweep.guards_ns;
-            self.end_fence(fence, FenceState::Failed { cause: sweep.cause, at_ns });
+            self.end_fence(fence, FenceState::Failed { cause, at_ns });
         }
         passed
     }
 
     /// Keeps why the device's imports were taken back.
-    fn note_imports(&mut self, id: DeviceId, sweep: &Sweep) {
+    fn note_imports(&mut self, id: DeviceId, cause: Cause, at_ns: u64) {
         let Some(device) = self.devices.get(&id) else { return };
         let mine = |import| Some((import, self.uid_of(self.imports.get(&import)?.client)));
         let owners: Vec<_> = device.imports.iter().copied().filter_map(mine).collect();
         for (import, uid) in owners {
-            self.note_cause(import, 0, uid, sweep.cause, sweep.gate_ns);
+            self.note_cause(import, 0, uid, cause, at_ns);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The fences that are watched: by id, by device, by deadline, and in epoll.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use super::OnPoint;
 use super::deadlines::Deadlines;
 use crate::guard::Ender;
+use crate::id_map::IdMap;
 
 /// One fence.
 pub(super) struct Pending {
@@ -31,9 +32,9 @@ impl Pending {
 /// All of them.
 #[derive(Default)]
 pub(super) struct Table {
-    fences: HashMap<ObjectId, Pending>,
+    fences: IdMap<ObjectId, Pending>,
     /// By age: ids grow.
-    of: HashMap<DeviceId, BTreeSet<ObjectId>>,
+    of: IdMap<DeviceId, BTreeSet<ObjectId>>,
     pub deadlines: Deadlines,
 }
 
@@ -101,17 +102,21 @@ impl Table {
         }
     }
 
-    /// Takes out everything of a device, in the order in which it came.
-    pub fn take_all_of(&mut self, device: DeviceId) -> Vec<(ObjectId, Pending)> {
-        let of = self.of.remove(&device).unwrap_or_default();
-        let mut taken = Vec::with_capacity(of.len());
-        for fence in of {
-            if let Some(pending) = self.fences.remove(&fence) {
-                self.deadlines.remove(pending.deadline_ns, fence);
-                taken.push((fence, pending));
-            }
-        }
-        taken
+    /// Takes out the names of everything of a device, in the order in which it came: what they are of is to
+    /// be taken with [`Self::take_swept`].
+    pub fn take_names_of(&mut self, device: DeviceId) -> BTreeSet<ObjectId> {
+        self.of.remove(&device).unwrap_or_default()
+    }
+
+    /// Takes out one of those. It has its deadline until [`Self::forget`]: the guard first.
+    pub fn take_swept(&mut self, fence: ObjectId) -> Option<Pending> {
+        self.fences.remove(&fence)
+    }
+
+    /// What was taken out so has ended: nothing is left of it, here or in epoll.
+    pub fn forget(&mut self, epoll: &Epoll, fence: ObjectId, pending: &Pending) {
+        self.deadlines.remove(pending.deadline_ns, fence);
+        forget_source(epoll, &pending.source);
     }
 
     pub fn take_everything(&mut self) -> Vec<Pending> {

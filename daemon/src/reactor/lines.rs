@@ -1,7 +1,7 @@
 //! The timelines as the reactor knows them: enough to end them at once, and to signal points in
 //! their turn where nothing can be put to them before.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use dmashare_proto::message::GuardKind;
 use dmashare_proto::{DeviceId, ObjectId};
 
 use crate::guard::GuardBackend;
+use crate::id_map::IdMap;
 use crate::timeline::{Line, NewLine};
 
 /// One timeline.
@@ -31,13 +32,13 @@ pub(super) struct Known {
 /// All of them.
 #[derive(Default)]
 pub(super) struct Lines {
-    known: HashMap<ObjectId, Known>,
+    known: IdMap<ObjectId, Known>,
     backend: Option<Arc<dyn GuardBackend>>,
 }
 
 impl Lines {
     pub fn new(backend: Option<Arc<dyn GuardBackend>>) -> Self {
-        Self { known: HashMap::new(), backend }
+        Self { known: IdMap::default(), backend }
     }
 
     pub fn add(&mut self, timeline: ObjectId, device: DeviceId, new: NewLine) {

@@ -194,15 +194,20 @@ impl Engine {
         let word = Word::new(known.watched.word.generation(), DeviceState::Lost);
         self.state_page.publish(known.watched.slot, id, word);
         let gate_ns = monotonic_ns();
-        let mut swept = self.table.take_all_of(id);
-        self.let_go(swept.iter().map(|(fence, _)| *fence));
+        // The keeper's ends and ours are closed side by side: it is told first. Nothing else is done before
+        // the last guard has ended.
+        let names = self.table.take_names_of(id);
+        self.let_go(names.iter().copied());
         self.let_go_of_lines(self.lines.of(id));
         let mut guards = 0;
-        for (_, pending) in &mut swept {
+        let mut swept = Vec::with_capacity(names.len());
+        for fence in names {
+            let Some(mut pending) = self.table.take_swept(fence) else { continue };
             if let Some(ender) = pending.ender.take() {
                 guards += 1;
                 end_guard(Some(ender), Err(cause.errno()));
             }
+            swept.push((fence, pending));
         }
         for on in swept.iter().filter_map(|(_, pending)| pending.point) {
             self.lines.ended(on.timeline, on.point);
@@ -212,8 +217,8 @@ impl Engine {
         let wall_clock_s = wall_clock_s();
         let sweep = Sweep { cause, uevent_ns, wall_clock_s, gate_ns, guards_ns, guards };
         self.tell(Notice::Lost(id, sweep));
-        for (_, pending) in swept {
-            forget_source(&self.epoll, &pending.source);
+        for (fence, pending) in &swept {
+            self.table.forget(&self.epoll, *fence, pending);
         }
     }
 

@@ -114,6 +114,7 @@ pub(super) fn go_on(shell: &Shared, mut former: Former) {
         }
     }
     let mut this = shell.borrow_mut();
+    this.event(|broker, out| broker.finish_losses(out));
     this.sweep_vanished(&mut former);
     this.event(|broker, out| broker.rearm(out));
     this.restore_lines(&mut former);

@@ -52,8 +52,8 @@ pub(super) fn check(
                     exporter: found.exporter,
                 })
                 .collect();
-            let grant =
-                export.grant.map(|terms| new_token().map(|token| (terms, token))).transpose()?;
+            let grant = export.grant.map(|terms| new_token(shell).map(|token| (terms, token)));
+            let grant = grant.transpose()?;
             Ok(Checked::Export { node, layout: export.layout, planes, grant })
         }
         Request::Import(import) => {
@@ -81,14 +81,14 @@ pub(super) fn check(
                 Status::Pending if plan.guard => guarded(shell, source)?,
                 Status::Pending => CheckedFence::Passed(Arc::new(source)),
             };
-            let token = options.grant.map(|_| new_token()).transpose()?;
+            let token = options.grant.map(|_| new_token(shell)).transpose()?;
             Ok(Checked::ShareFence { node, options, source, token })
         }
         Request::Hello(hello) => expect(0..=0).map(|()| Checked::Hello(hello)),
         Request::ListDevices(()) => expect(0..=0).map(|()| Checked::ListDevices),
         Request::Grant(grant) => {
             expect(0..=0)?;
-            Ok(Checked::Grant(grant, new_token()?))
+            Ok(Checked::Grant(grant, new_token(shell)?))
         }
         Request::Release(object) => expect(0..=0).map(|()| Checked::Release(object)),
         Request::ImportFence(token) => expect(0..=0).map(|()| Checked::ImportFence(token)),
@@ -129,8 +129,8 @@ pub(super) fn check(
     }
 }
 
-fn new_token() -> Result<Token, WireError> {
-    Token::random()
+fn new_token(shell: &mut Shell) -> Result<Token, WireError> {
+    (shell.tokens.take())
         .map_err(|error| WireError::new(ErrorCode::INTERNAL, format!("no random bytes: {error}")))
 }
 

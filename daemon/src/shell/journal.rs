@@ -50,6 +50,7 @@ pub(super) struct OfWatch {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct OfHandled {
     pub id: u64,
+    #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
 }
 
@@ -146,7 +147,7 @@ impl<'a> Pages<'a> {
 
 /// It is written to memory, which does not fail.
 fn written<T: Serialize>(of: &T) -> Vec<u8> {
-    postcard::to_stdvec(of).unwrap_or_default()
+    postcard::to_extend(of, Vec::with_capacity(128)).unwrap_or_default()
 }
 
 impl Shell {

@@ -5,7 +5,6 @@
 //! across an await.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -13,12 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dmashare_proto::ClientId;
+use dmashare_proto::token_pool::TokenPool;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Overdue;
 use crate::core::{Allocation, Broker, Effects, Handles};
 use crate::guard::{Ender, GuardBackend};
+use crate::id_map::IdMap;
 use crate::kernel::Machine;
 use crate::reactor::Reactor;
 use crate::state_page::StatePage;
@@ -75,10 +76,11 @@ pub struct Shell {
     backend: Option<Arc<dyn GuardBackend>>,
     reactor: Reactor,
     state_page: Arc<StatePage>,
-    connections: HashMap<ClientId, Rc<Outbox>>,
+    connections: IdMap<ClientId, Rc<Outbox>>,
     lanes: discard::Lanes,
     unused: discard::Unused,
     timelines: timelines::Timelines,
+    tokens: TokenPool,
     bus: UnboundedSender<BusUpdate>,
     id_file: id_file::IdFile,
     overdue: Overdue,

@@ -13,7 +13,9 @@ impl Shell {
             }
             Notice::Lost(device, sweep) => {
                 let now_ns = monotonic_ns();
-                self.event(|broker, out| broker.device_lost(now_ns, device, &sweep, out));
+                // Everyone is told before what there was is noted: that takes the longer the more it was.
+                self.event(|broker, out| broker.tell_lost(now_ns, device, &sweep, out));
+                self.event(|broker, out| broker.sweep_lost(device, out));
                 self.keeper_lost(device);
             }
             Notice::ParentRemoved(device, at_ns) => {

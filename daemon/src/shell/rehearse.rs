@@ -1,6 +1,6 @@
 //! Rehearsals: asked for over the bus, begun when their time has come.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -14,6 +14,7 @@ use super::{Shared, Shell};
 use crate::bus::{NotScheduled, RehearseRequest};
 use crate::clock::{monotonic_ns, wall_clock_s};
 use crate::guard::Ender;
+use crate::id_map::IdMap;
 use crate::reactor::Command;
 
 /// Rehearsals of one user that may wait for their time.
@@ -112,7 +113,7 @@ impl Shell {
         client: ClientId,
         uid: u32,
     ) -> Result<(), crate::core::NotRehearsed> {
-        let mut guards = HashMap::new();
+        let mut guards = IdMap::default();
         for fence in self.broker.plan_rehearsal(device, client) {
             match self.backend.as_ref().map(|backend| backend.make()) {
                 Some(Ok(guard)) => {

@@ -1,13 +1,13 @@
 //! The start of the service, in an order in which nothing is missed, and its stop.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dmashare_proto::message::GuardKind;
+use dmashare_proto::token_pool::TokenPool;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 
@@ -23,6 +23,7 @@ use crate::devices::udev_source::UdevSource;
 use crate::guard::{self, GuardBackend, Probe};
 use crate::heap::Heaps;
 use crate::helpers::Helpers;
+use crate::id_map::IdMap;
 use crate::kernel::Machine;
 use crate::reactor::{Lookout, Reactor, Uevents};
 use crate::state_page::StatePage;
@@ -184,10 +185,11 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         backend,
         reactor,
         state_page,
-        connections: HashMap::new(),
+        connections: IdMap::default(),
         lanes: super::discard::Lanes::default(),
         unused: super::discard::Unused::default(),
         timelines: super::timelines::Timelines::default(),
+        tokens: TokenPool::default(),
         bus: bus_to,
         id_file,
         overdue: config.broker.overdue,

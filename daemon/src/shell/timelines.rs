@@ -1,7 +1,6 @@
 //! The kernel's side of timelines on the main thread: the keeper, and what is put to points before
 //! anybody is told of them.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use dmashare_proto::{DeviceId, ErrorCode, ObjectId, WireError};
 
 use super::{Os, Shell};
 use crate::core::CheckedTimeline;
+use crate::id_map::IdMap;
 use crate::kernel::Machine;
 use crate::reactor::Command;
 use crate::timeline::{Keeper, Line, NewLine, hangup};
@@ -19,7 +19,7 @@ use crate::timeline::{Keeper, Line, NewLine, hangup};
 #[derive(Debug, Default)]
 pub(super) struct Timelines {
     keeper: Option<Keeper>,
-    lines: HashMap<ObjectId, Held>,
+    lines: IdMap<ObjectId, Held>,
 }
 
 #[derive(Debug)]

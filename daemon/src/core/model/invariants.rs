@@ -21,6 +21,8 @@ impl Model {
         let broker = &self.broker;
         for (id, device) in &broker.devices {
             let counts = device.gate.counts();
+            let is_clear = counts.buffers + counts.fences + counts.timelines == 0;
+            assert!(device.lost.is_none() || is_clear, "{id} is lost and has more than imports");
             let count = |n: usize| u32::try_from(n).unwrap();
             let buffers = broker.buffers.values().filter(|it| it.device == Some(*id)).count();
             let imports = broker.imports.values().filter(|it| it.device == Some(*id)).count();

@@ -86,7 +86,7 @@ impl Model {
 
     /// Rehearses for a client; gives what it was told of it.
     fn loses(&mut self, client: ClientId, device: DeviceId) -> (Rehearsed, Vec<Event>) {
-        let mut guards = HashMap::new();
+        let mut guards = crate::id_map::IdMap::default();
         for fence in self.broker.plan_rehearsal(device, client) {
             guards.insert(fence, (Counted::new(&self.open), Counted::new(&self.open)));
         }

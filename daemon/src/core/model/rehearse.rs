@@ -9,7 +9,7 @@ impl Model {
         let mut devices: Vec<_> = self.gates.keys().copied().collect();
         devices.sort_unstable();
         let Some(device) = Self::pick(&devices, m) else { return };
-        let mut guards = HashMap::new();
+        let mut guards = IdMap::default();
         if !guards_fail {
             for fence in self.broker.plan_rehearsal(device, client) {
                 let guard = (Counted::new(&self.open), Counted::new(&self.open));

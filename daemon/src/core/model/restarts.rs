@@ -96,6 +96,7 @@ impl Model {
         let pending: BTreeSet<_> = self.broker.rewatch().iter().map(|it| it.fence).collect();
         assert!(pending.iter().all(|it| self.broker.fences[it].pending.is_some()));
         assert_eq!(self.broker.reline().len(), self.lines.len(), "as many timelines");
+        self.broker.finish_losses(&mut out);
         self.broker.rearm(&mut out);
         self.carry_out(out);
         self.keep();
