@@ -9,7 +9,8 @@ use dmashare::{Access, Grant, Importer, MappedBuffer, Protection};
 use dmashare_tests::{Buffer, World};
 use dmashare_uapi::dma_buf;
 
-use crate::turns::{Contestant, Table, take};
+use crate::report::{Finding, Goal, Section};
+use crate::turns::{Contestant, take};
 
 /// Operations a turn: so many that the clock's own cost is nothing.
 const MANY: u32 = 20_000;
@@ -28,7 +29,7 @@ fn brackets(memory: &MappedBuffer, times: u32) {
     }
 }
 
-pub fn measure(world: &World, rounds: usize) -> Result<Table> {
+pub fn measure(world: &World, rounds: usize) -> Result<Section> {
     let (maker, reader) = (world.connect("maker")?, world.connect("reader")?);
     let card = world.egpu()?;
     let buffer = Buffer::make(&card, 64, 64)?;
@@ -49,22 +50,14 @@ pub fn measure(world: &World, rounds: usize) -> Result<Table> {
             }
         }),
     }];
-    if !import.needs_cpu_sync() {
-        all.push(Contestant {
-            name: "begin + end, a device's buffer",
-            batch: MANY,
-            run: Box::new(|times| brackets(&exported_memory, times)),
-        });
-    }
-    if !neutral.needs_cpu_sync() {
-        all.push(Contestant {
-            name: "begin + end, a neutral buffer",
-            batch: MANY,
-            run: Box::new(|times| brackets(&neutral_memory, times)),
-        });
-    }
+    let mut notes = Vec::new();
+    let fd = buffer.dma_buf.as_fd();
+    all.push(Contestant {
+        name: "begin + end, a neutral buffer",
+        batch: if neutral.needs_cpu_sync() { SOME } else { MANY },
+        run: Box::new(|times| brackets(&neutral_memory, times)),
+    });
     if import.needs_cpu_sync() {
-        let fd = buffer.dma_buf.as_fd();
         all.push(Contestant {
             name: "DMA_BUF_IOCTL_SYNC, start + end",
             batch: SOME,
@@ -81,7 +74,23 @@ pub fn measure(world: &World, rounds: usize) -> Result<Table> {
             run: Box::new(|times| brackets(&exported_memory, times)),
         });
     } else {
-        eprintln!("Without DMA_BUF_IOCTL_SYNC: simulated buffers are coherent. See --vm.\n");
+        notes.push("Without DMA_BUF_IOCTL_SYNC: simulated buffers are coherent.".to_owned());
+        all.push(Contestant {
+            name: "begin + end, a device's buffer",
+            batch: MANY,
+            run: Box::new(|times| brackets(&exported_memory, times)),
+        });
     }
-    Ok(take("An access bracket", rounds, all))
+    let with_sync = import.needs_cpu_sync();
+    let times = take("An access bracket", rounds, all);
+    let what = "begin and end of an access";
+    let mut findings =
+        vec![Finding::times(what, "two atomic loads", times.ratio(1, 0), Goal::AtMost(2.0))];
+    if with_sync {
+        let beside = "DMA_BUF_IOCTL_SYNC by itself";
+        let what = "begin and end with DMA_BUF_IOCTL_SYNC";
+        findings.push(Finding::times(what, beside, times.ratio(3, 2), Goal::AtMost(1.3)));
+    }
+    let plots = vec![times.plot("access.svg")];
+    Ok(Section { tables: vec![times.table()], findings, plots, notes })
 }

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use dmashare::{FenceOptions, Grant, ImportedFence, SharedFence};
 use dmashare_tests::{Source, World};
-use dmashare_uapi::sync_file;
+use dmashare_uapi::sim;
+use dmashare_uapi::sync_file::{self, Status};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::turns::{Table, Timed, take_timed};
+use crate::report::{Finding, Goal, Section};
+use crate::turns::{Timed, take_timed};
 
 const BOUND: Option<Duration> = Some(Duration::from_secs(60));
 const AN_HOUR: Duration = Duration::from_secs(3600);
@@ -38,13 +40,14 @@ struct Loop {
 }
 
 impl Loop {
-    fn start() -> Result<Self> {
+    /// With `asks`, it asks each source how it has ended.
+    fn start(asks: bool) -> Result<Self> {
         let woken = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let stop = Arc::new(AtomicBool::new(false));
         let ((watch, new), (say, watched)) = (channel(), channel());
         let (its_end, its_stop) = (Arc::clone(&woken), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
-            turn(&its_end, &new, &say, &its_stop).expect("the bare loop");
+            turn(asks, (&its_end, &its_stop), &new, &say).expect("the bare loop");
         });
         Ok(Self { watch, woken, stop, thread: Some(thread), watched })
     }
@@ -68,7 +71,12 @@ impl Drop for Loop {
     }
 }
 
-fn turn(woken: &EventFd, new: &Receiver<Watch>, say: &Sender<()>, stop: &AtomicBool) -> Result<()> {
+fn turn(
+    asks: bool,
+    (woken, stop): (&EventFd, &AtomicBool),
+    new: &Receiver<Watch>,
+    say: &Sender<()>,
+) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(woken, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     let mut all: Vec<Option<Watch>> = vec![None];
@@ -92,6 +100,9 @@ fn turn(woken: &EventFd, new: &Receiver<Watch>, say: &Sender<()>, stop: &AtomicB
             }
             let place = usize::try_from(event.data())?;
             let (source, mut guard) = all[place].take().context("it was watched")?;
+            if asks {
+                guard_ends_as(&source)?;
+            }
             guard.signal()?;
             epoll.delete(&source)?;
             free.push(place);
@@ -100,11 +111,20 @@ fn turn(woken: &EventFd, new: &Receiver<Watch>, say: &Sender<()>, stop: &AtomicB
     Ok(())
 }
 
+/// What a guard that says how its source has ended must know of it.
+fn guard_ends_as(source: &OwnedFd) -> Result<Status> {
+    match sync_file::status(source.as_fd()) {
+        Ok(status) => Ok(status),
+        // A simulated one.
+        Err(_) => Ok(sim::status(source.as_fd())?),
+    }
+}
+
 /// A fence of the broker's, at both ends.
 type Both = (SharedFence, ImportedFence);
 
-/// Measures it with so many others pending on both sides.
-pub fn measure(world: &World, rounds: usize, others: usize) -> Result<Table> {
+/// Measures it with so many others pending on all sides.
+pub fn measure(world: &World, rounds: usize, others: usize) -> Result<Section> {
     dmashare_tests::hostile::new_files_limit()?;
     let simulated = world.is_simulated();
     let (exporter, importer) = (world.connect("exporter")?, world.connect("importer")?);
@@ -115,18 +135,20 @@ pub fn measure(world: &World, rounds: usize, others: usize) -> Result<Table> {
         let (shared, token) = exporter.share_fence_granted(node, source.fd(), options, grant)?;
         Ok((shared, importer.import_fence(token)?))
     };
-    let bare = Loop::start()?;
+    let (bare, asking) = (Loop::start(false)?, Loop::start(true)?);
     let mut kept = Vec::new();
     for _ in 0..others {
         let source = Source::endless(simulated)?;
-        bare.watch(source.fd().try_clone_to_owned()?, Source::endless(simulated)?);
+        for each in [&bare, &asking] {
+            each.watch(source.fd().try_clone_to_owned()?, Source::endless(simulated)?);
+        }
         kept.push((share(&source)?, source));
     }
-    let by_loop = || {
+    let by = |each: &Loop| {
         let mut source = Source::endless(simulated).expect("a source");
         let guard = Source::endless(simulated).expect("a guard");
         let waited = guard.fd().try_clone_to_owned().expect("a descriptor");
-        bare.watch(source.fd().try_clone_to_owned().expect("a descriptor"), guard);
+        each.watch(source.fd().try_clone_to_owned().expect("a descriptor"), guard);
         // As below: the loop has slept as long, and so has its processor.
         importer.devices().expect("the broker");
         ended(&mut source, waited.as_fd())
@@ -138,18 +160,32 @@ pub fn measure(world: &World, rounds: usize, others: usize) -> Result<Table> {
         importer.devices().expect("the broker");
         ended(&mut source, fence.fd().expect("a pending fence has a guard"))
     };
-    let title = if others == 0 {
-        "A fence, from the end of its source to the wake of who waits for its guard"
-    } else {
-        "The same, with many others pending on both sides"
+    let what = match others {
+        0 => "a guard, from its source's end to the importer's wake".to_owned(),
+        others => format!("a guard beside {others} others that are pending"),
     };
     let all = vec![
-        Timed { name: "a bare loop (epoll, signal)", run: Box::new(by_loop) },
+        Timed { name: "a bare loop (epoll, signal)", run: Box::new(|| by(&bare)) },
+        Timed { name: "one that asks how a source has ended", run: Box::new(|| by(&asking)) },
         Timed { name: "dmashared's reactor", run: Box::new(by_broker) },
     ];
-    let table = take_timed(title, rounds, all);
+    let times = take_timed(format!("A fence: {what}"), rounds, all);
     drop(kept);
-    Ok(table)
+    let beside = "a bare poll-and-signal loop";
+    let p99 = format!("{what}, 99th percentile");
+    let findings = vec![
+        Finding::times(&what, beside, times.ratio(2, 0), Goal::AtMost(1.3)),
+        Finding::times(&p99, beside, times.p99_ratio(2, 0), Goal::AtMost(2.0)),
+    ];
+    let mut section = Section { tables: vec![times.table()], findings, ..Section::default() };
+    section.plots.push(times.plot(&format!("guard-{others}.svg")));
+    if simulated {
+        section.notes.push(
+            "A simulated fence's state is read from /proc: that is what the difference between the loops is."
+                .to_owned(),
+        );
+    }
+    Ok(section)
 }
 
 fn ended(source: &mut Source, guard: std::os::fd::BorrowedFd<'_>) -> f64 {

@@ -14,7 +14,8 @@ use dmashare_proto::holders::{Holders, Look, LookFor, Node, Request};
 use nix::sys::eventfd::EventFd;
 use tempfile::TempDir;
 
-use crate::turns::{Contestant, Table, take};
+use crate::report::{Finding, Goal, Section};
+use crate::turns::{Contestant, take};
 
 /// Processes of the crowd.
 const PROCESSES: usize = 500;
@@ -110,7 +111,7 @@ impl Drop for Crowd {
     }
 }
 
-pub fn measure(rounds: usize) -> Result<Table> {
+pub fn measure(rounds: usize) -> Result<Section> {
     let crowd = Crowd::gather()?;
     let request = request()?;
     let found = look(&request)?;
@@ -118,8 +119,8 @@ pub fn measure(rounds: usize) -> Result<Table> {
     ensure!(crowd.holders.is_subset(&pids), "the look found {pids:?}, and not {:?}", crowd.holders);
     let listed = lsof(&["-nPwt"])?;
     ensure!(listed == pids, "the look found {pids:?}, and lsof {listed:?}");
-    eprintln!(
-        "{} processes with {} descriptors are looked through; {} have {NODE}.\n",
+    let note = format!(
+        "{} processes with {} descriptors are looked through; {} have {NODE}.",
         found.looked.processes,
         found.looked.fds,
         pids.len()
@@ -141,7 +142,16 @@ pub fn measure(rounds: usize) -> Result<Table> {
             run: Box::new(|_| drop(lsof(&[]).expect("a list"))),
         },
     ];
-    Ok(take("Who holds a node", rounds, all))
+    let times = take("Who holds a node", rounds, all);
+    let least = times.ratio(1, 0).min(times.ratio(2, 0));
+    let finding = Finding::times(
+        "a look at who holds a node (as fast)",
+        "lsof on the same node",
+        least,
+        Goal::AtLeast(10.0),
+    );
+    let plots = vec![times.plot("holders.svg")];
+    Ok(Section { tables: vec![times.table()], findings: vec![finding], plots, notes: vec![note] })
 }
 
 fn request() -> Result<Vec<u8>> {

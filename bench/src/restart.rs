@@ -8,14 +8,15 @@ use anyhow::Result;
 use dmashare::ExportedBuffer;
 use dmashare_tests::{Backend, Buffer, World};
 
-use crate::turns::{Table, Timed, take_timed};
+use crate::report::{Finding, Goal, Section};
+use crate::turns::{Timed, take_timed};
 
 /// One client has as many as are asked for.
 const CONFIG: &str = "[limits]\nobjects_per_client = 20000\nobjects_per_uid = 40000\n";
 
 /// Measures it, with so many buffers kept. The shell that passes the descriptors, as systemd would, is part
 /// of both.
-pub fn measure(rounds: usize, buffers: usize) -> Result<Table> {
+pub fn measure(rounds: usize, buffers: usize) -> Result<Section> {
     let empty = World::start(Backend::Simulated, CONFIG)?;
     let full = World::start(Backend::Simulated, CONFIG)?;
     let client = full.connect("exporter")?;
@@ -26,9 +27,16 @@ pub fn measure(rounds: usize, buffers: usize) -> Result<Table> {
         begins("with nothing kept", empty, 0),
         begins("with buffers of a client kept", full, buffers),
     ];
-    let table = take_timed("From the start to the first answer", rounds, all);
+    let times = take_timed("From the start to the first answer", rounds, all);
     drop(kept);
-    Ok(table)
+    let ms = |at: usize| times.median(at) / 1e6;
+    let restart = format!("restart with {buffers} stored objects");
+    let findings = vec![
+        Finding::new("start to the first answer", "–", ms(0), "ms", Goal::AtMost(20.0)),
+        Finding::new(&restart, "–", ms(1), "ms", Goal::AtMost(200.0)),
+    ];
+    let plots = vec![times.plot("restart.svg")];
+    Ok(Section { tables: vec![times.table()], findings, plots, notes: Vec::new() })
 }
 
 fn begins(name: &'static str, mut world: World, buffers: usize) -> Timed<'static> {

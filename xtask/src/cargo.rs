@@ -12,6 +12,10 @@ use crate::paths;
 pub const SHIPPED: &[&str] =
     &["build", "-p", "dmashared", "-p", "dmashare-helpers", "-p", "dmasharectl"];
 
+/// The same, optimised.
+pub const SHIPPED_OPTIMISED: &[&str] =
+    &["build", "--release", "-p", "dmashared", "-p", "dmashare-helpers", "-p", "dmasharectl"];
+
 /// What drives the tests and the demonstration on a real kernel.
 pub const TESTS: &[&str] = &["build", "-p", "dmashare-tests"];
 
@@ -29,11 +33,16 @@ pub const BENCH: &[&str] = &[
     "dmashare-helpers",
     "-p",
     "dmashare-bench",
+    "-p",
+    "dmashare-counting-malloc",
     "--all-features",
 ];
 
 /// What measures.
 pub const BENCH_PROGRAM: &str = "dmashare-bench";
+
+/// The same share over D-Bus: its source, and its name beside [`BENCH_PROGRAM`].
+pub const BENCH_SD_BUS: (&str, &str) = ("bench/sd-bus.c", "dmashare-bench-sd-bus");
 
 /// The guest's agent.
 pub const AGENT: &[&str] = &["build", "-p", "xtask", "--bin", "vm-agent"];
@@ -49,6 +58,8 @@ const SIMULATED: &[&str] = &[
     "dmasharectl",
     "-p",
     "dmashare-tests",
+    "-p",
+    "dmashare-counting-malloc",
     "--all-features",
 ];
 
@@ -121,6 +132,9 @@ pub const SHIPPED_PROGRAMS: &[&str] = &[
 /// The programs of the tests' package.
 pub const TEST_PROGRAMS: &[&str] = &["dmashare-scenarios", "dmashare-demo"];
 
+/// What counts the service's allocations.
+pub const COUNTING_MALLOC: &str = "libdmashare_counting_malloc.so";
+
 /// The examples' programs.
 pub const EXAMPLE_PROGRAMS: &[&str] = &["wayland-producer", "vulkan-share"];
 
@@ -161,7 +175,7 @@ pub fn build_simulated() -> Result<PathBuf> {
     build(SIMULATED)?;
     let dir = paths::target()?.join("simulated");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    for name in SHIPPED_PROGRAMS.iter().chain(TEST_PROGRAMS) {
+    for name in SHIPPED_PROGRAMS.iter().chain(TEST_PROGRAMS).chain(&[COUNTING_MALLOC]) {
         copy_program(name, &dir)?;
     }
     Ok(dir)

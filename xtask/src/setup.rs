@@ -44,7 +44,15 @@ pub const TEST: &[Need] = &[
 ];
 
 /// For the measurements.
-pub const BENCH: &[Need] = &[("lsof", "what looks for holders is measured beside it")];
+pub const BENCH: &[Need] = &[
+    ("libudev-dev", "the service finds devices through libudev"),
+    ("pkg-config", "finds libraries for the build"),
+    ("dbus", "a share is measured beside the same over D-Bus"),
+    ("dbus-broker", "the same, by the other implementation"),
+    ("gcc", "that is a program in C"),
+    ("libsystemd-dev", "it uses sd-bus"),
+    ("lsof", "what looks for holders is measured beside it"),
+];
 
 /// What is done about a missing package.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -239,8 +239,24 @@ const SCENARIOS: &[Scenario] = &[
         config: restart::each_call::CONFIG,
         ..Scenario::new("restart/each-call-of-start", restart::each_call::starting)
     },
-    Scenario { backends: SIMULATED, ..Scenario::new("counted/share", counted::share) },
-    Scenario { backends: SIMULATED, ..Scenario::new("counted/fence", counted::fence) },
+    Scenario { backends: SIMULATED, ..Scenario::new("counted/share", counted::calls_of_a_share) },
+    Scenario { backends: SIMULATED, ..Scenario::new("counted/fence", counted::calls_of_a_fence) },
+    Scenario {
+        backends: SIMULATED,
+        ..Scenario::new("counted/allocations/share", counted::allocations_of_a_share)
+    },
+    Scenario {
+        backends: SIMULATED,
+        ..Scenario::new("counted/allocations/fence", counted::allocations_of_a_fence)
+    },
+    Scenario {
+        backends: SIMULATED,
+        ..Scenario::new("counted/instructions/share", counted::instructions_of_a_share)
+    },
+    Scenario {
+        backends: SIMULATED,
+        ..Scenario::new("counted/instructions/fence", counted::instructions_of_a_fence)
+    },
     Scenario::new("fence-signals", fence::signals),
     Scenario::new("fence-fails", fence::fails),
     Scenario::new("fence-times-out", fence::times_out),

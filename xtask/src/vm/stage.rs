@@ -26,6 +26,8 @@ pub enum Fill {
     BuildNoTools,
     /// What an earlier command left there: for when the tree does not build at the moment.
     AsItIs,
+    /// Optimised programs, as packages have them, for measurements: the service, and what measures.
+    Optimised,
 }
 
 /// Builds what goes into the guest, and puts it in place.
@@ -33,7 +35,20 @@ pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
     let bin = dir()?.join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     let build = || {
-        if what != Fill::AsItIs {
+        if what == Fill::Optimised {
+            for (command, programs) in [
+                (cargo::SHIPPED_OPTIMISED, cargo::SHIPPED_PROGRAMS),
+                (cargo::BENCH, &[cargo::BENCH_PROGRAM]),
+            ] {
+                cargo::build(command)?;
+                for name in programs {
+                    cargo::copy_file(
+                        &paths::target()?.join("release").join(name),
+                        &bin.join(name),
+                    )?;
+                }
+            }
+        } else if what != Fill::AsItIs {
             cargo::build(cargo::SHIPPED)?;
             // Taken before another build, with other features, can replace it.
             for name in cargo::SHIPPED_PROGRAMS {

@@ -1,26 +1,22 @@
-//! What a share and a fence cost the broker in system calls, by strace: counts, which are the same on any
-//! machine. Who adds one has its reason; who takes one away writes the lower number down.
+//! System calls, by strace.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 
-use anyhow::{Context, Result, ensure};
-use dmashare::{FenceOptions, Grant, Importer};
+use anyhow::{Result, ensure};
 
-use super::figures::{note, show};
-use super::local::{Local, ends_well};
-use super::strace::{Strace, Whom};
-use crate::{Buffer, Source, World};
+use super::{Work, note, show};
+use crate::World;
+use crate::scenario::strace::{Strace, Whom};
 
 /// Of each, so that what happens now and then (a hash table that grows) is nothing beside it.
 const TIMES: usize = 50;
 
 type Counts = BTreeMap<String, usize>;
 
-/// How often each system call was made while `what` was done.
-fn counted(world: &World, what: impl FnOnce() -> Result<()>) -> Result<Counts> {
+/// How often each system call was made meanwhile.
+fn counted(world: &World, work: &Work) -> Result<Counts> {
     let trace = Strace::attach(Whom::Process(world.broker()?.0), "all", None)?;
-    what()?;
+    work.times(TIMES)?;
     let seen = trace.stop()?;
     if let Some(path) = std::env::var_os("DMASHARE_TRACE") {
         std::fs::write(path, &seen)?;
@@ -46,11 +42,10 @@ const SHARE: Most = &[
     // Four requests, and the look that finds no other.
     ("recvmsg", 8),
     ("recvfrom", 4),
-    // Of a node and of a dma-buf: what it is, and whether that is so.
+    // Of a node and of a dma-buf: what it is.
     ("statx", 2),
-    ("readlink", 2),
-    // A token.
-    ("getrandom", 1),
+    // The requests, and nothing else: no client's reading wakes it.
+    ("epoll_wait", 4),
 ];
 
 /// ShareFence, ImportFence, and two Releases.
@@ -60,13 +55,13 @@ const FENCE: Most = &[
     ("recvmsg", 9),
     ("recvfrom", 5),
     ("statx", 3),
-    ("readlink", 2),
-    ("getrandom", 1),
+    // Simulated: how a fence stands is in /proc.
+    ("readlink", 1),
     // The source is watched, and is not.
     ("epoll_ctl", 2),
 ];
 
-/// Shows the calls of one, and holds them against what they may be.
+/// Shows the calls, and holds them against what they may be.
 fn no_more(what: &str, counts: &Counts, most: Most) -> Result<()> {
     let each = |count: usize| count as f64 / TIMES as f64;
     let lines: Vec<String> = counts
@@ -88,47 +83,16 @@ fn no_more(what: &str, counts: &Counts, most: Most) -> Result<()> {
 }
 
 /// A buffer is exported, granted, imported and let go of by both.
-pub(super) fn share(world: &mut World) -> Result<()> {
-    let local = Local::new(world)?;
-    let buffer = Buffer::make(&local.card, 16, 16)?;
-    let once = || -> Result<()> {
-        let planes = [buffer.dma_buf.as_fd()];
-        let (node, layout, grant) = (buffer.node.as_fd(), &buffer.layout, Grant::default());
-        let (export, token) = local.exporter.export_granted(node, layout, &planes, grant)?;
-        drop(local.importer.import(token, Importer::Cpu)?);
-        drop(export);
-        Ok(())
-    };
-    once()?;
-    let counts = counted(world, || {
-        (0..TIMES).try_for_each(|_| once())?;
-        // What was let go of without an answer is, once this is answered.
-        local.importer.devices()?;
-        local.exporter.devices().map(drop).context("the last answer")
-    })?;
-    no_more("a share", &counts, SHARE)
+pub(crate) fn share(world: &mut World) -> Result<()> {
+    run(world, &Work::share(world)?, SHARE)
 }
 
 /// A fence is shared, imported, ends, and is let go of by both.
-pub(super) fn fence(world: &mut World) -> Result<()> {
-    let local = Local::new(world)?;
-    let node = local.card.open_render()?;
-    let simulated = world.is_simulated();
-    let once = || -> Result<()> {
-        let mut source = Source::endless(simulated)?;
-        let options = FenceOptions::default();
-        let grant = Grant::default();
-        let (_shared, token) =
-            local.exporter.share_fence_granted(node.as_fd(), source.fd(), options, grant)?;
-        let fence = local.importer.import_fence(token)?;
-        source.signal()?;
-        ends_well(&fence)
-    };
-    once()?;
-    let counts = counted(world, || {
-        (0..TIMES).try_for_each(|_| once())?;
-        local.importer.devices()?;
-        local.exporter.devices().map(drop).context("the last answer")
-    })?;
-    no_more("a fence", &counts, FENCE)
+pub(crate) fn fence(world: &mut World) -> Result<()> {
+    run(world, &Work::fence(world)?, FENCE)
+}
+
+fn run(world: &World, work: &Work, most: Most) -> Result<()> {
+    work.once()?;
+    no_more(work.name(), &counted(world, work)?, most)
 }
