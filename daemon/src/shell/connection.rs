@@ -211,8 +211,8 @@ fn read_some(
     lane: &Lane,
 ) -> Reading {
     let mut fds = Vec::new();
-    for _ in 0..TURN {
-        if lane.is_full() {
+    for turn in 0..TURN {
+        if lane.is_full() || (turn > 0 && lane.is_tight()) {
             return Reading::More;
         }
         if outbox.is_over() || outbox.is_closing() {

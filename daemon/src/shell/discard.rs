@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use dmashare_proto::limits::MAX_FDS;
 use dmashare_proto::{ErrorCode, WireError};
 use tokio::sync::Notify;
 
@@ -29,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// For how long a thread that has closed something does not look for more: a wake-up for each request
 /// costs more than most of what is closed. Not waited for by anybody but who has passed [`MOST`].
 const LULL: Duration = Duration::from_millis(2);
+/// How long a request of a user's waits for what the user has passed before to be closed, where that takes the
+/// place of what the request may need: ten times as long as it takes, if nothing hangs.
+const TIGHT: Duration = Duration::from_millis(20);
 /// Threads that one user's former connections may leave behind.
 const MOST_STUCK: usize = 64;
 /// Such a thread only closes.
@@ -36,7 +40,20 @@ const STACK: usize = 64 * 1024;
 
 /// The lanes of all connections, and of former ones whose thread still closes, by user.
 #[derive(Default)]
-pub(super) struct Lanes(HashMap<u32, Vec<Arc<Waiting>>>);
+pub(super) struct Lanes(HashMap<u32, OfUser>);
+
+#[derive(Default)]
+struct OfUser {
+    lanes: Vec<Arc<Waiting>>,
+    all: Arc<All>,
+}
+
+/// What waits to be closed on all lanes of a user.
+#[derive(Default)]
+struct All {
+    count: AtomicUsize,
+    none: Notify,
+}
 
 impl Lanes {
     /// A lane for a new connection.
@@ -44,12 +61,12 @@ impl Lanes {
     /// # Errors
     /// `OVER_QUOTA`: the user's former connections have left too much behind.
     pub fn lane(&mut self, uid: u32) -> Result<Lane, WireError> {
-        self.0.retain(|_, lanes| {
+        self.0.retain(|_, user| {
             // Held by its connection or by its thread as well, or else it is through.
-            lanes.retain(|waiting| Arc::strong_count(waiting) > 1);
-            !lanes.is_empty()
+            user.lanes.retain(|waiting| Arc::strong_count(waiting) > 1);
+            !user.lanes.is_empty()
         });
-        let lanes = self.0.entry(uid).or_default();
+        let OfUser { lanes, all } = self.0.entry(uid).or_default();
         let stuck = lanes.iter().filter(|waiting| waiting.left_behind.load(Ordering::Relaxed));
         if stuck.count() >= MOST_STUCK {
             return Err(WireError::new(
@@ -62,7 +79,8 @@ impl Lanes {
         }
         let waiting = Arc::<Waiting>::default();
         lanes.push(Arc::clone(&waiting));
-        Ok(Lane { waiting, thread: OnceCell::new(), account: OnceCell::new() })
+        let all = Arc::clone(all);
+        Ok(Lane { waiting, all, thread: OnceCell::new(), account: OnceCell::new() })
     }
 }
 
@@ -76,6 +94,7 @@ struct Waiting {
 /// One connection's way to get rid of descriptors.
 pub(super) struct Lane {
     waiting: Arc<Waiting>,
+    all: Arc<All>,
     /// Started when it is first needed.
     thread: OnceCell<Sender<Discarded>>,
     account: OnceCell<Account>,
@@ -94,7 +113,7 @@ impl Lane {
     pub fn discard(&self, fd: OwnedFd) {
         let thread = match self.thread.get() {
             Some(thread) => thread,
-            None => match start(Arc::clone(&self.waiting)) {
+            None => match start(Arc::clone(&self.waiting), Arc::clone(&self.all)) {
                 Ok(thread) => self.thread.get_or_init(|| thread),
                 Err(error) => {
                     tracing::error!(%error, "no thread to close a client's file; closed in place");
@@ -103,6 +122,7 @@ impl Lane {
             },
         };
         self.waiting.count.fetch_add(1, Ordering::Relaxed);
+        self.all.count.fetch_add(1, Ordering::Relaxed);
         let charge = self.account.get().map(|account| account.take(Kind::Descriptors, 1));
         if thread.send((fd, charge)).is_err() {
             tracing::error!("the thread that closes a client's files has ended");
@@ -112,6 +132,35 @@ impl Lane {
     /// Whether so many wait that the connection is not to be read on.
     pub fn is_full(&self) -> bool {
         self.waiting.count.load(Ordering::Acquire) >= MOST
+    }
+
+    /// Whether what waits to be closed is in the way of the next request: without it, there were room on its
+    /// user's account for as many descriptors as a request can bring.
+    pub fn is_tight(&self) -> bool {
+        self.all.count.load(Ordering::Acquire) > 0
+            && self
+                .account
+                .get()
+                .is_some_and(|account| account.may(Kind::Descriptors, MAX_FDS as u64).is_err())
+    }
+
+    /// Waits until that is closed, for a while.
+    async fn has_closed(&self) {
+        let closed = async {
+            loop {
+                let mut none = std::pin::pin!(self.all.none.notified());
+                none.as_mut().enable();
+                if !self.is_tight() {
+                    return;
+                }
+                none.await;
+            }
+        };
+        if tokio::time::timeout(TIGHT, closed).await.is_err() {
+            tracing::debug!(
+                "a user has few descriptors left, and passed files that hang in closing"
+            );
+        }
     }
 
     /// Waits until the connection may be read on.
@@ -124,6 +173,9 @@ impl Lane {
                 self.waiting.fewer.notified().await;
             }
         };
+        if self.is_tight() {
+            self.has_closed().await;
+        }
         tokio::time::timeout(PATIENCE, room).await.map_err(|_| {
             WireError::new(
                 ErrorCode::OVER_QUOTA,
@@ -142,21 +194,24 @@ impl Drop for Lane {
     }
 }
 
-fn start(waiting: Arc<Waiting>) -> io::Result<Sender<Discarded>> {
+fn start(waiting: Arc<Waiting>, all: Arc<All>) -> io::Result<Sender<Discarded>> {
     let (sender, receiver) = channel();
     std::thread::Builder::new()
         .name("discard".to_owned())
         .stack_size(STACK)
-        .spawn(move || close_all(&receiver, &waiting))?;
+        .spawn(move || close_all(&receiver, &waiting, &all))?;
     Ok(sender)
 }
 
-fn close_all(receiver: &Receiver<Discarded>, waiting: &Waiting) {
+fn close_all(receiver: &Receiver<Discarded>, waiting: &Waiting, all: &All) {
     now_and_then(receiver, |(fd, charge)| {
         drop(fd);
         drop(charge);
         if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
             waiting.fewer.notify_one();
+        }
+        if all.count.fetch_sub(1, Ordering::Release) == 1 {
+            all.none.notify_waiters();
         }
     });
 }
@@ -228,6 +283,7 @@ impl Unused {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::{Level, Quotas};
 
     /// A descriptor whose `close` can be waited for: the other end sees the end of the file.
     fn pipe() -> (std::io::PipeReader, OwnedFd) {
@@ -268,6 +324,30 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(account.used(Kind::Descriptors), 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_in_the_way_of_the_next_request_is_closed_before_it() {
+        let few = MAX_FDS as u64 + 4;
+        let quotas = Quotas::default().with(Kind::Descriptors, Level::User, few);
+        let account = crate::core::accounts_for_tests(quotas);
+        let mut lanes = Lanes::default();
+        let (lane, other) = (lanes.lane(7).unwrap(), lanes.lane(7).unwrap());
+        for lane in [&lane, &other] {
+            lane.charge_to(account.clone());
+        }
+        let (_readers, writers): (Vec<_>, Vec<_>) = (0..8).map(|_| pipe()).unzip();
+        for writer in writers {
+            other.discard(writer);
+        }
+        // Of another connection of the same user's.
+        lane.has_room().await.unwrap();
+        assert!(!lane.is_tight());
+        assert!(account.may(Kind::Descriptors, few).is_ok());
+        // What is not to be closed is in nobody's way.
+        let kept = account.take(Kind::Descriptors, few);
+        assert!(!lane.is_tight());
+        drop(kept);
     }
 
     #[test]

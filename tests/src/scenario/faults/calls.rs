@@ -43,7 +43,6 @@ pub(super) const FAULTS: &[Fault] = &[
     fault!("getrandom", "EINTR", "ENOSYS"),
     fault!("getsockopt", "ENOMEM", "ENOPROTOOPT"),
     fault!("memfd_create", "EMFILE", "ENFILE", "ENOMEM"),
-    fault!("newfstatat", "ENOMEM"),
     fault!("openat", "EMFILE", "ENFILE", "ENOMEM", "EINTR", "ENODEV"),
     fault!("pipe2", "EMFILE", "ENFILE"),
     fault!("read", "EINTR"),

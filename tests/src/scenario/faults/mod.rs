@@ -32,6 +32,6 @@ macro_rules! faults {
 }
 
 /// All of them.
-pub(super) const SCENARIOS: &[Scenario] = faults!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18);
+pub(super) const SCENARIOS: &[Scenario] = faults!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17);
 
 const _: () = assert!(SCENARIOS.len() == FAULTS.len() + 1, "each fault is a scenario");

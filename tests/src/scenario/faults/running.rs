@@ -17,6 +17,8 @@ use crate::{BOUND, Buffer, Role, Source, Unplug, World};
 
 /// No fence may have to wait for its deadline.
 pub(super) const CONFIG: &str = "[fence]\ndeadline_ms = 40000\n";
+/// Tokens that a client has granted of one buffer.
+const TOKENS: usize = 40;
 /// From which call on, and every how many; counted for each thread, of which some make one such call
 /// only. A variable asks for more of them.
 const WIDE: &str = "DMASHARE_FAULTS_WIDE";
@@ -106,6 +108,10 @@ fn round(world: &World) -> Result<()> {
     let buffer = Buffer::make(&card, 16, 16)?;
     let node = buffer.node.as_fd();
     let export = connection.export(node, &buffer.layout, &[buffer.dma_buf.as_fd()])?;
+    // Random bytes are drawn for many tokens at once.
+    for _ in 1..TOKENS {
+        connection.grant(&export, Grant::default())?;
+    }
     let token = connection.grant(&export, Grant::default())?;
     let import = connection.import(token, Importer::Cpu)?;
     fence(&connection, &buffer, card.simulated)?;
