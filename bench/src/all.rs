@@ -79,12 +79,12 @@ impl How {
     /// `rate`
     pub fn rate(self) -> Result<Section> {
         let world = World::start(Backend::Simulated, rate::CONFIG)?;
-        rate::measure(&world, self.rounds(10).max(3), Duration::from_millis(500))
+        rate::measure(&world, self.rounds(8).max(3), Duration::from_millis(500))
     }
 
     /// `guard`
     pub fn guard(self, others: usize) -> Result<Section> {
-        guard::measure(&self.world(guard::CONFIG)?, self.rounds(2000), others)
+        guard::measure(&self.world(guard::CONFIG)?, self.rounds(1000), others)
     }
 
     /// `unplug`
@@ -92,13 +92,13 @@ impl How {
         let most = if self.real { MANY } else { MANY_SIMULATED };
         let objects = objects.unwrap_or(most);
         let load = Load { clients: 100, guards: objects, imports: objects };
-        let rounds = self.rounds(if self.real { 3 } else { 10 });
+        let rounds = self.rounds(if self.real { 2 } else { 10 });
         unplug::measure(&self.world(unplug::CONFIG)?, rounds, load)
     }
 
     /// `detection`
     pub fn detection(self) -> Result<Section> {
-        detection::measure(&self.world("")?, self.rounds(20).max(3))
+        detection::measure(&self.world("")?, self.rounds(10).max(3))
     }
 
     /// `restart`
@@ -120,6 +120,6 @@ impl How {
 
     /// `holders`
     pub fn holders(self) -> Result<Section> {
-        holders::measure(self.rounds(30))
+        holders::measure(self.rounds(20))
     }
 }

@@ -24,6 +24,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Whether what it measured are the kernel's own objects.
+    pub fn is_real(&self) -> bool {
+        self.real
+    }
+
     /// This one.
     pub fn describe(real: bool) -> Result<Self> {
         let line = |path: &str, key: &str| -> Result<String> {

@@ -50,6 +50,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum What {
+    /// Nothing: for what was measured before (--with), to be shown and drawn once more
+    Nothing,
     /// All of these that can be measured here, one after the other
     All,
     /// begin and end of a CPU access, beside two loads, and beside DMA_BUF_IOCTL_SYNC
@@ -167,6 +169,7 @@ fn main() -> Result<()> {
     let how = all::How { real: cli.real, quick: cli.quick };
     let sections = match &cli.what {
         What::Other(other) => return other.run(),
+        What::Nothing => Vec::new(),
         What::All => how.all()?,
         What::Access => vec![how.access()?],
         What::Holders => vec![how.holders()?],
@@ -183,8 +186,11 @@ fn main() -> Result<()> {
 }
 
 fn tell(cli: &Cli, sections: Vec<Section>) -> Result<()> {
-    let machine = machine::Machine::describe(cli.real)?;
-    let mut parts = vec![Part { machine, quick: cli.quick, sections }];
+    let mut parts = Vec::new();
+    if !sections.is_empty() {
+        let machine = machine::Machine::describe(cli.real)?;
+        parts.push(Part { machine, quick: cli.quick, sections });
+    }
     for path in &cli.with {
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let others: Vec<Part> = serde_json::from_slice(&text)

@@ -140,11 +140,14 @@ pub fn write(parts: &[Part], folder: &Path) -> Result<()> {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    put("results.json", serde_json::to_string_pretty(parts)?)?;
+    put("results.json", serde_json::to_string(parts)?)?;
     let text: String = parts.iter().map(|part| format!("{part}\n")).collect();
     put("results.md", text)?;
-    for plot in parts.iter().flat_map(|part| &part.sections).flat_map(|section| &section.plots) {
-        put(&plot.file, plot::draw(plot)?)?;
+    for part in parts {
+        let of = if part.machine.is_real() { "real-" } else { "" };
+        for plot in part.sections.iter().flat_map(|section| &section.plots) {
+            put(&format!("{of}{}", plot.file), plot::draw(plot)?)?;
+        }
     }
     Ok(())
 }

@@ -46,7 +46,13 @@ struct Took {
     ended: f64,
     /// To the last client's word.
     told: f64,
+    /// The service's own times, of [`STEPS`].
+    steps: Vec<f64>,
 }
+
+/// What it notes in its report, after the uevent.
+const STEPS: [Step; 4] =
+    [Step::GateClosed, Step::GuardsSignalled, Step::ClientsTold, Step::FdsDropped];
 
 /// Measures it.
 pub fn measure(world: &World, rounds: usize, load: Load) -> Result<Section> {
@@ -92,8 +98,14 @@ pub fn measure(world: &World, rounds: usize, load: Load) -> Result<Section> {
             Goal::AtMost(2.0),
         ),
     ];
+    let steps = STEPS.iter().enumerate().map(|(place, step)| {
+        let of = |took: &Took| took.steps.get(place).copied();
+        (step.name(), ours.iter().filter_map(of).collect())
+    });
+    let steps =
+        Times::new("The same: the service's own report, from the uevent on", steps.collect());
     Ok(Section {
-        tables: vec![guard_times.table(), told_times.table()],
+        tables: vec![guard_times.table(), told_times.table(), steps.table()],
         findings,
         ..Section::default()
     })
@@ -168,10 +180,11 @@ fn by_broker(world: &World, load: Load) -> Result<Took> {
         Ok(0)
     })?;
     // The instants so far: the kernel's event is what they are counted from.
-    let report = world.report_with(device, Step::ClientsTold)?;
+    let report = world.report_with(device, Step::FdsDropped)?;
     let uevent = report.at(Step::Uevent).context("no uevent in the report")? as f64;
     took.ended -= uevent;
     took.told -= uevent;
+    took.steps = STEPS.iter().filter_map(|step| Some(report.at(*step)? as f64 - uevent)).collect();
     ensure!(took.ended > 0.0, "a guard ended before the uevent");
     Ok(took)
 }
@@ -196,7 +209,7 @@ impl Watch<'_> {
             let ended = guards.join().expect("the watching thread")?;
             let told = clients.join().expect("the watching thread")?;
             let since = |at: u64| at as f64 - start as f64;
-            Ok(Took { ended: since(ended), told: since(told) })
+            Ok(Took { ended: since(ended), told: since(told), steps: Vec::new() })
         })
     }
 

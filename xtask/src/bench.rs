@@ -78,18 +78,19 @@ fn programs() -> Result<PathBuf> {
     {
         cargo::copy_file(&release.join(name), &folder.join(name))?;
     }
-    let (source, name) = cargo::BENCH_SD_BUS;
-    let flags = Command::new("pkg-config").args(["--cflags", "--libs", "libsystemd"]).output()?;
-    ensure!(flags.status.success(), "pkg-config does not know libsystemd");
-    let flags = String::from_utf8(flags.stdout)?;
-    let status = Command::new("cc")
-        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(folder.join(name))
-        .arg(paths::root().join(source))
-        .args(flags.split_whitespace())
-        .status()
-        .context("cannot start cc")?;
-    ensure!(status.success(), "{source} does not build");
+    for (source, name, library) in cargo::BENCH_RIVALS {
+        let flags = Command::new("pkg-config").args(["--cflags", "--libs", library]).output()?;
+        ensure!(flags.status.success(), "pkg-config does not know {library}");
+        let flags = String::from_utf8(flags.stdout)?;
+        let status = Command::new("cc")
+            .args(["-O2", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", "-o"])
+            .arg(folder.join(name))
+            .arg(paths::root().join(source))
+            .args(flags.split_whitespace())
+            .status()
+            .context("cannot start cc")?;
+        ensure!(status.success(), "{source} does not build");
+    }
     Ok(folder)
 }
 

@@ -41,8 +41,11 @@ pub const BENCH: &[&str] = &[
 /// What measures.
 pub const BENCH_PROGRAM: &str = "dmashare-bench";
 
-/// The same share over D-Bus: its source, and its name beside [`BENCH_PROGRAM`].
-pub const BENCH_SD_BUS: (&str, &str) = ("bench/sd-bus.c", "dmashare-bench-sd-bus");
+/// The same share by others: the source, the name beside [`BENCH_PROGRAM`], and the library that it uses.
+pub const BENCH_RIVALS: [(&str, &str, &str); 2] = [
+    ("bench/sd-bus.c", "dmashare-bench-sd-bus", "libsystemd"),
+    ("bench/pipewire.c", "dmashare-bench-pipewire", "libpipewire-0.3"),
+];
 
 /// The guest's agent.
 pub const AGENT: &[&str] = &["build", "-p", "xtask", "--bin", "vm-agent"];

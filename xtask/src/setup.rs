@@ -51,6 +51,8 @@ pub const BENCH: &[Need] = &[
     ("dbus-broker", "the same, by the other implementation"),
     ("gcc", "that is a program in C"),
     ("libsystemd-dev", "it uses sd-bus"),
+    ("pipewire", "a share is measured beside a buffer that PipeWire hands over"),
+    ("libpipewire-0.3-dev", "that is a program in C, too"),
     ("lsof", "what looks for holders is measured beside it"),
 ];
 

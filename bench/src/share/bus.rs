@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -110,6 +110,7 @@ fn daemon(folder: &Path, socket: &Path) -> Result<Peer> {
     fs::write(&config, CONFIG.replace("@PATH@", &socket.display().to_string()))?;
     let mut command = Command::new("dbus-daemon");
     command.arg("--nofork").arg("--print-address=1").arg("--config-file").arg(config);
-    // What it says when it is ready is its address.
+    // What it says when it is ready is its address; and that it may not have more open files.
+    command.stderr(Stdio::null());
     Peer::start(&mut command)
 }

@@ -18,6 +18,7 @@ use crate::report::{Finding, Goal, Section};
 use crate::turns::{Contestant, Timed, take_timed};
 
 mod bus;
+mod pipewire;
 pub mod relay;
 
 /// Shares a turn.
@@ -57,7 +58,9 @@ pub fn measure(world: &World, rounds: usize) -> Result<Section> {
     ];
     let mut section = Section::default();
     let mut rivals = Vec::new();
-    for (name, with) in bus::RIVALS {
+    // Where every instruction is emulated, they are not: it would say nothing about them.
+    let with_rivals = world.is_simulated();
+    for (name, with) in bus::RIVALS.iter().filter(|_| with_rivals) {
         match bus::Shares::start(*with)? {
             Ok(mut shares) => {
                 rivals.push((*name, all.len()));
@@ -65,6 +68,18 @@ pub fn measure(world: &World, rounds: usize) -> Result<Section> {
                 all.push(Timed { name, run: Box::new(run) });
             }
             Err(why) => section.notes.push(format!("{name}: not measured: {why}.")),
+        }
+    }
+    let mut linked = None;
+    match with_rivals.then(pipewire::Links::start).transpose()? {
+        None => {}
+        Some(Ok(mut links)) => {
+            linked = Some(all.len());
+            let run = move || links.take().expect("a buffer over PipeWire");
+            all.push(Timed { name: pipewire::NAME, run: Box::new(run) });
+        }
+        Some(Err(why)) => {
+            section.notes.push(format!("{}: not measured: {why}.", pipewire::NAME));
         }
     }
     let times =
@@ -75,6 +90,9 @@ pub fn measure(world: &World, rounds: usize) -> Result<Section> {
     finding("a bare relay", times.ratio(2, 0), Goal::AtMost(1.5));
     for (name, at) in rivals {
         finding(&format!("{name} (as fast)"), times.ratio(at, 2), Goal::AtLeast(2.5));
+    }
+    if let Some(at) = linked {
+        finding(&format!("{} (as fast)", pipewire::NAME), times.ratio(at, 2), Goal::AtLeast(1.0));
     }
     section.tables.push(times.table());
     section.plots.push(times.plot("share.svg"));
