@@ -13,8 +13,9 @@ use crate::core::{Kind, Level, Quotas};
 const OWN: u64 = 4096;
 
 /// What a connection may have in hand at one time beyond its quota: a message's descriptors, which are not
-/// charged yet, and those that wait to be closed, which are charged whatever the limits.
-const IN_HAND: u64 = (discard::MOST + MAX_FDS) as u64;
+/// charged yet, and those that wait to be closed, which are charged whatever the limits; and one by which a full
+/// socket is watched.
+const IN_HAND: u64 = (discard::MOST + MAX_FDS + 1) as u64;
 
 /// What is kept from clients, of a limit that has `room`: never more than three eighths of it, so that a
 /// small limit still serves some.
