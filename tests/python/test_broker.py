@@ -108,6 +108,8 @@ def buffer(fill=b"", size=4096):
     fd = os.memfd_create("dmashare-sim-dmabuf", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     os.pwrite(fd, fill, 0)
+    # The mode by which the service knows it.
+    os.fchmod(fd, 0o1600)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return fd
 

@@ -4,7 +4,7 @@
 //! | real | simulated |
 //! | --- | --- |
 //! | sync_file | an eventfd: 0 while pending, and set once; it polls like one |
-//! | dma-buf | a memfd of a certain name |
+//! | dma-buf | a memfd of a certain mode, with seals |
 //! | DRM node | a regular file, known by its device and inode |
 
 use std::ffi::CStr;

@@ -275,6 +275,8 @@ int sim_buffer(size_t size, uint8_t fill)
 
 	CHECK(fd >= 0);
 	OK(ftruncate(fd, (off_t)size));
+	/* The mode by which the service knows it. */
+	OK(fchmod(fd, 01600));
 	OK(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW));
 	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(memory != MAP_FAILED);
