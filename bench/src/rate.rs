@@ -51,6 +51,7 @@ fn serve(mut share: impl FnMut() -> Result<()>) -> Result<()> {
         let (start, length) = order.split_at(8);
         let start = u64::from_ne_bytes(start.try_into()?);
         let end = start + u64::from_ne_bytes(length.try_into()?);
+        // All of them begin at that instant, which nothing else tells.
         std::thread::sleep(Duration::from_nanos(start.saturating_sub(now_ns())));
         let mut count = 0_u64;
         while now_ns() < end {

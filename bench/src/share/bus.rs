@@ -1,13 +1,13 @@
 //! The same two calls over D-Bus, by sd-bus: `sd-bus.c`, beside this folder.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result};
+use dmashare_tests::bus::private;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tempfile::TempDir;
 
@@ -25,21 +25,6 @@ pub enum Carrier {
 /// All of them.
 pub const RIVALS: &[(&str, Carrier)] =
     &[("sd-bus over dbus-daemon", Carrier::Daemon), ("sd-bus over dbus-broker", Carrier::Broker)];
-
-const CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>session</type>
-  <listen>unix:path=@PATH@</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow eavesdrop="true"/>
-    <allow own="*"/>
-    <allow user="*"/>
-  </policy>
-</busconfig>
-"#;
 
 /// A bus, a service on it, and a client on either side. What is in the middle is two processes here.
 pub struct Shares {
@@ -69,10 +54,11 @@ impl Shares {
 
     fn begin(carrier: Carrier, program: &Path) -> Result<Self> {
         let folder = TempDir::new()?;
-        let socket = folder.path().join("bus");
+        let socket = private::socket_in(folder.path());
         let address = format!("unix:path={}", socket.display());
         let bus = match carrier {
-            Carrier::Daemon => daemon(folder.path(), &socket)?,
+            // What it says first is its address.
+            Carrier::Daemon => Peer::start(&mut private::dbus_daemon(folder.path())?)?,
             Carrier::Broker => Peer::start(Command::new(program).arg("controller").arg(&socket))?,
         };
         let service = Peer::start(Command::new(program).args(["service", &address]))?;
@@ -103,14 +89,4 @@ impl Shares {
         self.exporter.words().read_exact(&mut took).context("the exporter over D-Bus")?;
         Ok(u64::from_ne_bytes(took) as f64 / f64::from(count))
     }
-}
-
-fn daemon(folder: &Path, socket: &Path) -> Result<Peer> {
-    let config = folder.join("bus.conf");
-    fs::write(&config, CONFIG.replace("@PATH@", &socket.display().to_string()))?;
-    let mut command = Command::new("dbus-daemon");
-    command.arg("--nofork").arg("--print-address=1").arg("--config-file").arg(config);
-    // What it says when it is ready is its address; and that it may not have more open files.
-    command.stderr(Stdio::null());
-    Peer::start(&mut command)
 }

@@ -15,6 +15,7 @@ use zbus::{Message, message::Type};
 
 mod device;
 mod job;
+pub mod private;
 mod properties;
 
 pub use device::Device;

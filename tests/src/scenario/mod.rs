@@ -157,6 +157,11 @@ impl Scenario {
         let (backends, config, tolerated) = (EVERYWHERE, "", VIRTIO_GPU);
         Self { name, backends, bound, cycles, config, tolerated, is_last, is_alone, run }
     }
+
+    /// On simulated devices alone.
+    const fn simulated(name: &'static str, run: fn(&mut World) -> Result<()>) -> Self {
+        Self { backends: SIMULATED, ..Self::new(name, run) }
+    }
 }
 
 /// virtio-gpu loses a reference to a buffer when the device goes before the rest of a commit has run, or,
@@ -203,14 +208,8 @@ const SCENARIOS: &[Scenario] = &[
         bound: SLOW,
         ..Scenario::new("restart/timelines", restart::meanwhile::timelines)
     },
-    Scenario {
-        backends: SIMULATED,
-        ..Scenario::new("restart/other-format", restart::meanwhile::other_format)
-    },
-    Scenario {
-        backends: SIMULATED,
-        ..Scenario::new("restart/nonsense", restart::meanwhile::nonsense)
-    },
+    Scenario::simulated("restart/other-format", restart::meanwhile::other_format),
+    Scenario::simulated("restart/nonsense", restart::meanwhile::nonsense),
     Scenario {
         backends: ONCE,
         bound: SLOW,
@@ -239,24 +238,12 @@ const SCENARIOS: &[Scenario] = &[
         config: restart::each_call::CONFIG,
         ..Scenario::new("restart/each-call-of-start", restart::each_call::starting)
     },
-    Scenario { backends: SIMULATED, ..Scenario::new("counted/share", counted::calls_of_a_share) },
-    Scenario { backends: SIMULATED, ..Scenario::new("counted/fence", counted::calls_of_a_fence) },
-    Scenario {
-        backends: SIMULATED,
-        ..Scenario::new("counted/allocations/share", counted::allocations_of_a_share)
-    },
-    Scenario {
-        backends: SIMULATED,
-        ..Scenario::new("counted/allocations/fence", counted::allocations_of_a_fence)
-    },
-    Scenario {
-        backends: SIMULATED,
-        ..Scenario::new("counted/instructions/share", counted::instructions_of_a_share)
-    },
-    Scenario {
-        backends: SIMULATED,
-        ..Scenario::new("counted/instructions/fence", counted::instructions_of_a_fence)
-    },
+    Scenario::simulated("counted/share", counted::calls_of_a_share),
+    Scenario::simulated("counted/fence", counted::calls_of_a_fence),
+    Scenario::simulated("counted/allocations/share", counted::allocations_of_a_share),
+    Scenario::simulated("counted/allocations/fence", counted::allocations_of_a_fence),
+    Scenario::simulated("counted/instructions/share", counted::instructions_of_a_share),
+    Scenario::simulated("counted/instructions/fence", counted::instructions_of_a_fence),
     Scenario::new("fence-signals", fence::signals),
     Scenario::new("fence-fails", fence::fails),
     Scenario::new("fence-times-out", fence::times_out),
@@ -275,7 +262,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario { backends: ONCE, ..Scenario::new("eject/race", eject::race) },
     Scenario { backends: ONCE, bound: SLOW, ..Scenario::new("eject/restart", eject::restart) },
     Scenario { backends: ONCE, ..Scenario::new("eject/bad", eject::bad) },
-    Scenario { backends: SIMULATED, ..Scenario::new("eject/stuck", eject::stuck) },
+    Scenario::simulated("eject/stuck", eject::stuck),
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/sibling", eject::real::sibling) },
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/stubborn", eject::stubborn::run) },
     Scenario { backends: SW_SYNC, ..Scenario::new("eject/polkit", eject::polkit::run) },
@@ -306,7 +293,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("synthetic-remove", synthetic::run),
     Scenario::new("bus-client", bus_client::run),
     Scenario::new("wedged", wedged::run),
-    Scenario { backends: SIMULATED, ..Scenario::new("wedged/driver", wedged::by_driver) },
+    Scenario::simulated("wedged/driver", wedged::by_driver),
     Scenario::new("wedged/just-shared", wedged::just_shared),
     Scenario::new("cause", cause::run),
     Scenario {

@@ -21,22 +21,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::BOUND;
+use crate::bus::private;
 use crate::{Bus, Card, Process, Role};
-
-const BUS: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>session</type>
-  <listen>unix:path=@PATH@</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow eavesdrop="true"/>
-    <allow own="*"/>
-    <allow user="*"/>
-  </policy>
-</busconfig>
-"#;
 
 /// A process that ends with this.
 struct Kept(Child);
@@ -100,7 +86,7 @@ impl Simulated {
     }
 
     pub fn bus_address(&self) -> String {
-        format!("unix:path={}", self.path("bus.sock").display())
+        format!("unix:path={}", private::socket_in(self.dir.path()).display())
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -364,17 +350,8 @@ fn listen_at(path: &Path) -> Result<OwnedFd> {
 }
 
 fn start_bus(dir: &Path) -> Result<Kept> {
-    let config = dir.join("bus.conf");
-    let address = dir.join("bus.sock").to_string_lossy().into_owned();
-    fs::write(&config, BUS.replace("@PATH@", &address))?;
-    let mut child = Command::new("dbus-daemon")
-        .arg(format!("--config-file={}", config.display()))
-        .args(["--nofork", "--nopidfile", "--print-address=1"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(dir.join("bus.log"))?)
-        .spawn()
-        .context("dbus-daemon (package dbus)")?;
+    let mut command = private::dbus_daemon(dir)?;
+    let mut child = command.stdout(Stdio::piped()).spawn().context("dbus-daemon (package dbus)")?;
     let mut stdout = child.stdout.take().context("its output")?;
     let child = Kept(child);
     // It prints its address when it listens.
