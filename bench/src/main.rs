@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::report::{Part, Section};
@@ -163,13 +164,25 @@ impl OtherProcess {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     dmashare_tests::actor::take_part();
-    let cli = Cli::parse();
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
     let how = all::How { real: cli.real, quick: cli.quick };
     let sections = match &cli.what {
         What::Other(other) => return other.run(),
-        What::Nothing => Vec::new(),
+        What::Nothing => {
+            ensure!(!cli.with.is_empty(), "what is to be shown? --with FILE says it");
+            Vec::new()
+        }
         What::All => how.all()?,
         What::Access => vec![how.access()?],
         What::Holders => vec![how.holders()?],
@@ -182,7 +195,7 @@ fn main() -> Result<()> {
         What::Growth { most } => vec![how.growth(*most)?],
         What::Idle => vec![how.idle()?],
     };
-    tell(&cli, sections)
+    tell(cli, sections)
 }
 
 fn tell(cli: &Cli, sections: Vec<Section>) -> Result<()> {
