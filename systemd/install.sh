@@ -11,7 +11,10 @@ usage() {
     exit 2
 }
 
-[ $# -ge 1 ] && [ $# -le 2 ] || usage
+case $# in
+1 | 2) ;;
+*) usage ;;
+esac
 bin=$1
 dest=${2:-}
 here=$(cd "$(dirname "$0")" && pwd)
@@ -53,6 +56,8 @@ put 0644 "$here/org.dmashare.Broker1.service" \
     /usr/share/dbus-1/system-services/org.dmashare.Broker1.service
 put 0644 "$here/org.dmashare.policy" /usr/share/polkit-1/actions/org.dmashare.policy
 put 0644 "$here/dmashare-notify.service" /usr/lib/systemd/user/dmashare-notify.service
+put 0644 "$here/dmashared.8" /usr/share/man/man8/dmashared.8
+put 0644 "$here/dmashared.toml.5" /usr/share/man/man5/dmashared.toml.5
 # The tool writes its own manual and completions; one for another machine cannot be run here.
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT

@@ -13,6 +13,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+#[cfg(test)]
+mod manual;
+
 /// Brokers dma-bufs and fences between processes on different GPUs, and survives their unplug.
 #[derive(Parser)]
 #[command(version)]

@@ -2,6 +2,9 @@
 # Runs in the chroot of the guest's root file system, after its packages are installed.
 set -eu
 
+# What kept services from being started while the packages were installed.
+rm -f /usr/sbin/policy-rc.d
+
 echo dmashare-vm > /etc/hostname
 printf '127.0.0.1 localhost dmashare-vm\n' > /etc/hosts
 # Known from the start, so that no boot is a first boot.

@@ -47,6 +47,12 @@ fn program(build: bool) -> Result<Option<PathBuf>> {
     Ok(Some(program))
 }
 
+/// Where the program is, built if need be; `None` where it is the machine's own, which is found.
+pub fn folder() -> Result<Option<PathBuf>> {
+    let program = program(true)?.context("no cargo-c")?;
+    Ok(program.parent().filter(|folder| folder.is_absolute()).map(Path::to_path_buf))
+}
+
 fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

@@ -8,8 +8,10 @@ mod cargo_c;
 mod counts;
 mod demo;
 mod deny;
+mod dist;
 mod examples;
 mod fuzz;
+mod packages;
 mod paths;
 mod progress;
 mod setup;
@@ -43,6 +45,8 @@ enum Task {
     Fuzz(fuzz::FuzzArgs),
     /// Measure what is claimed of speed, beside its limit
     Bench(bench::BenchArgs),
+    /// Make the source tarball, Debian packages, and what other distributions build from
+    Dist(dist::DistArgs),
     /// A real kernel with GPUs that can be pulled: build, list, run, shell, exec, start, stop
     Vm {
         #[command(subcommand)]
@@ -61,6 +65,7 @@ fn main() {
         Some(Task::Test(args)) => test::run(&args),
         Some(Task::Fuzz(args)) => fuzz::one(&args),
         Some(Task::Bench(args)) => bench::run(&args),
+        Some(Task::Dist(args)) => dist::run(&args),
         Some(Task::Vm { command }) => command.run(),
     };
     let status = result.unwrap_or_else(|error| {

@@ -43,6 +43,22 @@ pub const TEST: &[Need] = &[
     ("valgrind", "watches the memory of programs that use the C library"),
 ];
 
+/// To make packages, and to have them looked at.
+pub const PACKAGES: &[Need] = &[
+    ("libudev-dev", "the service finds devices through libudev"),
+    ("pkg-config", "finds libudev for the build"),
+    ("libssl-dev", "cargo-c, which builds the C library, links it"),
+    ("dpkg-dev", "makes Debian packages"),
+    ("debhelper", "knows what is in them"),
+    ("lintian", "looks at them"),
+    ("rpm", "reads the recipe for RPM packages"),
+    ("rpmlint", "looks at it"),
+    ("makepkg", "reads the recipe for Arch Linux"),
+    ("shellcheck", "looks at the scripts that packages run"),
+    ("mandoc", "looks at the manual's pages"),
+    ("xz-utils", "compresses the source"),
+];
+
 /// For the measurements.
 pub const BENCH: &[Need] = &[
     ("libudev-dev", "the service finds devices through libudev"),

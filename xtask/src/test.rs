@@ -13,7 +13,7 @@ use clap::Args;
 use crate::counts::{Counts, Lines};
 use crate::progress::Progress;
 use crate::vm::{self, image, stage};
-use crate::{cargo, deny, fuzz, paths, setup, test_c, test_vm, tsan};
+use crate::{cargo, deny, dist, fuzz, paths, setup, test_c, test_vm, tsan};
 
 /// What the test command can be told.
 #[derive(Args)]
@@ -39,7 +39,7 @@ struct Run {
 
 type Tier = (&'static str, fn(&mut Run) -> Result<Counts>);
 
-const TIERS: [Tier; 11] = [
+const TIERS: [Tier; 12] = [
     ("format", format),
     ("lint", lint),
     ("docs", docs),
@@ -50,6 +50,7 @@ const TIERS: [Tier; 11] = [
     ("python", python),
     ("c", c),
     ("simulated", simulated),
+    ("packages", packaged),
     ("vm", virtual_machine),
 ];
 
@@ -223,11 +224,20 @@ fn simulated(_: &mut Run) -> Result<Counts> {
     Ok(counts.with_status(success))
 }
 
+/// What packages are made of, and the packages themselves, as their distributions' own tools see them.
+fn packaged(run: &mut Run) -> Result<Counts> {
+    if run.no_install && setup::ensure(setup::PACKAGES, setup::Missing::Report).is_err() {
+        return Ok(skip("what makes packages is not installed, and was not to be"));
+    }
+    setup::ensure(setup::PACKAGES, setup::Missing::from_flag(run.no_install))?;
+    dist::check()
+}
+
 fn virtual_machine(context: &mut Run) -> Result<Counts> {
     if context.no_vm {
         return Ok(skip("--no-vm"));
     }
-    let what = if context.no_install { stage::Fill::BuildNoTools } else { stage::Fill::Build };
+    let what = if context.no_install { stage::Fill::BuildNoTools } else { stage::Fill::Packages };
     test_vm::run(what, context.image.take())
 }
 

@@ -36,6 +36,7 @@ mod many_guards;
 mod masked;
 mod merged;
 mod neutral;
+mod packages;
 mod pair;
 mod polkit;
 mod race;
@@ -184,6 +185,16 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("exporter-killed", share::exporter_killed),
     Scenario { bound: SLOW, ..Scenario::new("restart/killed", restart::killed) },
     Scenario { bound: SLOW, ..Scenario::new("restart/upgraded", restart::upgraded) },
+    Scenario {
+        backends: SW_SYNC,
+        bound: SLOW,
+        ..Scenario::new("packages/upgraded", packages::upgraded)
+    },
+    Scenario {
+        backends: SW_SYNC,
+        bound: SLOW,
+        ..Scenario::new("packages/purged", packages::purged)
+    },
     // A guard of vgem's lasts ten seconds at most, which a slow machine needs for a kill.
     Scenario {
         backends: ONCE,

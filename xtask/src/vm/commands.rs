@@ -24,6 +24,9 @@ pub enum VmCommand {
         /// Use what was staged before, without a new build
         #[arg(long)]
         no_build: bool,
+        /// Install packages of the build, and not the programs alone
+        #[arg(long, conflicts_with = "no_build")]
+        packages: bool,
         /// Their names, as `vm list` shows them
         names: Vec<String>,
     },
@@ -77,8 +80,12 @@ impl VmCommand {
                 Ok(0)
             }
             Self::List => list(),
-            Self::Run { no_build, names } => {
-                in_guest(None, filling(no_build), super::scenarios(&names), &mut shell::print)
+            Self::Run { no_build, packages, names } => {
+                let fill = if packages { Fill::Packages } else { filling(no_build) };
+                if packages {
+                    setup::ensure(setup::PACKAGES, setup::Missing::Install)?;
+                }
+                in_guest(None, fill, super::scenarios(&names), &mut shell::print)
             }
             Self::Exec { share, no_build, command } => {
                 let cwd = share.as_ref().map(|_| "/mnt/share".to_owned());

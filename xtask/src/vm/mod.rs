@@ -29,6 +29,11 @@ const BOOT: Duration = Duration::from_secs(300);
 /// busy host).
 const BOOTS: u32 = 3;
 
+/// How the staged build is installed in the guest.
+const PROGRAMS: &str = "/mnt/stage/systemd/install.sh /mnt/stage/bin";
+/// The same, where packages of it are staged.
+const PACKAGES: &str = "dpkg --install /mnt/stage/packages/current/*.deb";
+
 /// A machine that has booted. Ends with this value.
 pub struct Vm {
     channel: Channel,
@@ -73,19 +78,21 @@ impl Vm {
         Ok(Self { channel, installed: None, qemu })
     }
 
-    /// Installs the staged build in the guest, in the way that a package would, if it is another
+    /// Installs the staged build in the guest, by packages or in the way that they would, if it is another
     /// than the one that is installed.
     pub fn install(&mut self) -> Result<()> {
-        let wanted = stage::installable()?;
-        if wanted.is_none() || wanted == self.installed {
+        let Some(state) = stage::installable()? else { return Ok(()) };
+        let how = if stage::packages()?.exists() { PACKAGES } else { PROGRAMS };
+        let wanted = Some(format!("{state}{how}"));
+        if wanted == self.installed {
             return Ok(());
         }
         let mut output = Vec::new();
-        let argv = ["/bin/sh", "/mnt/stage/systemd/install.sh", "/mnt/stage/bin"];
+        let argv = ["/bin/sh", "-c", how];
         let end = self.run(command(&argv, 300), &mut |_, data| output.extend_from_slice(data))?;
         if end != End::Code(0) {
             let output = String::from_utf8_lossy(&output);
-            bail!("systemd/install.sh failed in the guest ({end:?}):\n{output}");
+            bail!("{how} failed in the guest ({end:?}):\n{output}");
         }
         self.installed = wanted;
         Ok(())

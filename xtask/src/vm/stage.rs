@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::progress::Progress;
-use crate::{cargo, examples, paths};
+use crate::{cargo, examples, packages, paths};
 
 /// Directories of the repository that go in as they are.
 const TREES: &[&str] = &["systemd", "daemon/dbus", "tests/python", "proto"];
@@ -28,6 +28,8 @@ pub enum Fill {
     AsItIs,
     /// Optimised programs, as packages have them, for measurements: the service, and what measures.
     Optimised,
+    /// A fresh build, and packages of it, which are installed in the place of the programs.
+    Packages,
 }
 
 /// Builds what goes into the guest, and puts it in place.
@@ -63,7 +65,7 @@ pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
                 cargo::copy_program(name, &bin)?;
             }
             cargo::copy_file(&cargo::test_program(cargo::KERNEL_TESTS)?, &bin.join("uapi-kernel"))?;
-            if !examples::kms_importer(&bin, what == Fill::Build)? {
+            if !examples::kms_importer(&bin, what != Fill::BuildNoTools)? {
                 println!("without kms-importer: there is no cargo-c");
             }
         }
@@ -80,17 +82,39 @@ pub fn fill(what: Fill, progress: &Progress) -> Result<()> {
             copy_tree(&from, &dir()?.join(tree))?;
         }
     }
-    Ok(())
+    match what {
+        Fill::AsItIs => Ok(()),
+        Fill::Packages => packages::stage(progress),
+        _ if packages()?.exists() => {
+            std::fs::remove_dir_all(packages()?).context("cannot remove packages of another build")
+        }
+        _ => Ok(()),
+    }
 }
 
+/// Where packages lie, if there are any: `current`, and `before`, which has a lower version.
+pub fn packages() -> Result<PathBuf> {
+    Ok(dir()?.join("packages"))
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    copy(from, to, &|_| true)
+}
+
+/// Without what is compiled.
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    copy(from, to, &|file| file.extension().is_none_or(|extension| extension != "rs"))
+}
+
+fn copy(from: &Path, to: &Path, is_wanted: &dyn Fn(&Path) -> bool) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
     for (path, is_dir) in entries(from)? {
         let target = to.join(path.file_name().context("an entry without a name")?);
-        match (is_dir, path.extension().is_some_and(|extension| extension == "rs")) {
-            (true, _) => copy_tree(&path, &target)?,
-            (false, true) => {}
-            (false, false) => cargo::copy_file(&path, &target)?,
+        if is_dir {
+            copy(&path, &target, is_wanted)?;
+        } else if is_wanted(&path) {
+            cargo::copy_file(&path, &target)?;
         }
     }
     Ok(())
@@ -125,8 +149,17 @@ pub fn installable() -> Result<Option<String>> {
     }
     let mut state = String::new();
     for file in files {
-        let metadata = fs::metadata(&file).with_context(|| format!("no {}", file.display()))?;
-        writeln!(state, "{} {} {:?}", file.display(), metadata.len(), metadata.modified()?)?;
+        describe(&file, &mut state)?;
     }
     Ok(Some(state))
+}
+
+/// A line for a file, or for each in a folder, which is another one when the file is.
+pub fn describe(file: &Path, to: &mut String) -> Result<()> {
+    let metadata = fs::metadata(file).with_context(|| format!("no {}", file.display()))?;
+    if metadata.is_dir() {
+        return entries(file)?.iter().try_for_each(|(path, _)| describe(path, to));
+    }
+    writeln!(to, "{} {} {:?}", file.display(), metadata.len(), metadata.modified()?)?;
+    Ok(())
 }

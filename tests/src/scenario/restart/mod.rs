@@ -46,7 +46,8 @@ pub(super) fn upgraded(world: &mut World) -> Result<()> {
     goes_on(world, World::upgrade_broker)
 }
 
-fn goes_on(world: &mut World, restart: impl Fn(&mut World) -> Result<()>) -> Result<()> {
+/// Something of everything is there, and goes on over what `restart` does.
+pub(super) fn goes_on(world: &mut World, restart: impl Fn(&mut World) -> Result<()>) -> Result<()> {
     let local = Local::new(world)?;
     let (exporter, importer) = (&local.exporter, &local.importer);
     let frame = Buffer::make(&local.card, 64, 64)?;
