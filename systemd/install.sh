@@ -56,6 +56,7 @@ put 0644 "$here/org.dmashare.Broker1.service" \
     /usr/share/dbus-1/system-services/org.dmashare.Broker1.service
 put 0644 "$here/org.dmashare.policy" /usr/share/polkit-1/actions/org.dmashare.policy
 put 0644 "$here/dmashare-notify.service" /usr/lib/systemd/user/dmashare-notify.service
+put 0644 "$here/dmashare.catalog" /usr/lib/systemd/catalog/dmashare.catalog
 put 0644 "$here/dmashared.8" /usr/share/man/man8/dmashared.8
 put 0644 "$here/dmashared.toml.5" /usr/share/man/man5/dmashared.toml.5
 # The tool writes its own manual and completions; one for another machine cannot be run here.
@@ -84,6 +85,7 @@ fi
 systemd-sysusers dmashare.conf
 systemd-tmpfiles --create dmashare.conf
 udevadm control --reload
+journalctl --update-catalog
 systemctl daemon-reload
 busctl call --quiet org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
 # A daemon of an earlier version runs until now.

@@ -177,7 +177,7 @@ impl Keeper {
 
     fn give_up(&self, error: &io::Error) {
         if !self.broken.swap(true, Ordering::Relaxed) {
-            tracing::error!(%error, "the keeper fails: a restart from here loses what there is");
+            tracing::error!(name: "keeper-failed", %error, "the keeper fails: a restart from here loses what there is");
         }
     }
 

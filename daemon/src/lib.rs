@@ -2,6 +2,7 @@
 //! external GPU is an event and not a crash. ARCHITECTURE.md has the map.
 
 pub mod bus;
+pub mod catalogue;
 pub mod clock;
 pub mod config;
 pub mod core;

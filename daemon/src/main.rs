@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use dmashared::bus::BusAddress;
+use dmashared::catalogue::Journal;
 use dmashared::config::{Config, Paths};
 use dmashared::shell::start::{Options, run};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -77,8 +78,8 @@ fn serve(config: Config, options: Options) -> Result<()> {
 fn start_log(level: &str) {
     let filter = || EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let journal = std::env::var_os("JOURNAL_STREAM")
-        .and_then(|_| tracing_journald::layer().ok())
-        .map(|layer| layer.with_field_prefix(Some("DMASHARE".to_owned())).with_filter(filter()));
+        .and_then(|_| Journal::connect().ok())
+        .map(|journal| journal.with_filter(filter()));
     let stderr = journal.is_none().then(|| {
         tracing_subscriber::fmt::layer()
             .with_ansi(std::io::stderr().is_terminal())

@@ -57,7 +57,7 @@ impl Task {
             if let Err(Stop) = self.serve(served).await {
                 return;
             }
-            tracing::warn!(bus = %self.address, "the bus is gone; waiting for it to come back");
+            tracing::warn!(name: "bus-missing", bus = %self.address, "the bus is gone; waiting for it to come back");
             self.status.send_replace(Status::Missing);
         }
     }
@@ -98,7 +98,7 @@ impl Task {
                 Err(error) => error,
             };
             if !told {
-                tracing::warn!(bus = %self.address, %error, "no bus; going on without it until it comes");
+                tracing::warn!(name: "bus-missing", bus = %self.address, %error, "no bus; going on without it until it comes");
                 told = true;
             }
             self.status.send_replace(Status::Missing);

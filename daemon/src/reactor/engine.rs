@@ -252,7 +252,7 @@ impl Engine {
             self.lines.submit(on.timeline, on.point, fence, on.in_turn);
         }
         if let Err((pending, error)) = self.table.add(&self.epoll, fence.0, fence, pending) {
-            tracing::warn!(%fence, %error, "a fence cannot be watched; it ends with an error");
+            tracing::warn!(name: "fence-unwatched", %fence, %error, "a fence cannot be watched; it ends with an error");
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             self.let_go([fence]);
             end_guard(pending.ender, Err(errno));

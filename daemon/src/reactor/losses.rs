@@ -58,7 +58,7 @@ impl Engine {
                     continue;
                 }
                 Err(RecvError::Io(error)) => {
-                    tracing::error!(%error, "uevents cannot be read; looking what is still there");
+                    tracing::error!(name: "uevents-lost", %error, "uevents cannot be read; looking what is still there");
                     self.look_for_lost();
                     return;
                 }
@@ -147,7 +147,7 @@ impl Engine {
 
     /// Events were lost: what is not there any more has gone unseen.
     pub(super) fn look_for_lost(&mut self) {
-        tracing::warn!("uevents were lost; looking for devices that have gone unseen");
+        tracing::warn!(name: "uevents-lost", "uevents were lost; looking for devices that have gone unseen");
         let at_ns = monotonic_ns();
         let vanished: Vec<DeviceId> = self
             .devices

@@ -13,7 +13,7 @@ impl Shell {
     pub(super) fn arrived(&mut self, desc: DeviceDesc) {
         let name = desc.name.clone();
         if !self.event(|broker, out| broker.device_added(desc, out)) {
-            tracing::error!(
+            tracing::error!(name: "page-full",
                 name,
                 "the state page has no room for another device; it is not served"
             );

@@ -145,7 +145,7 @@ async fn serve(
     let mut room = None;
     while !outbox.is_over() {
         if let Err(error) = lane.has_room().await {
-            tracing::warn!(pid = outbox.pid, %error, "a client is disconnected");
+            tracing::warn!(name: "client-disconnected", pid = outbox.pid, %error, "a client is disconnected");
             outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), usize::MAX);
             return;
         }
@@ -160,7 +160,7 @@ async fn serve(
                 Ok(registered) => room = Some(registered),
                 Err(error) => {
                     let pid = outbox.pid;
-                    tracing::warn!(pid, %error, "a client is disconnected: its queue cannot be watched");
+                    tracing::warn!(name: "client-disconnected", pid, %error, "a client is disconnected: its queue cannot be watched");
                     return;
                 }
             }

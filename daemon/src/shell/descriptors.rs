@@ -54,7 +54,7 @@ pub(super) fn budget(limits: &Limits) -> u64 {
     }
     let share = share(limits, room);
     if share < u64::from(limits.descriptors) {
-        tracing::warn!(
+        tracing::warn!(name: "limits-not-met",
             limit = room,
             needed,
             descriptors = share,

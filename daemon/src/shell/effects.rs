@@ -96,7 +96,7 @@ impl Shell {
                 }
             }
             Effect::AddDevice { device, desc, gate, slot, word } => {
-                tracing::info!(
+                tracing::info!(name: "device-present",
                     device = device.0,
                     name = desc.name,
                     driver = desc.driver,
@@ -108,7 +108,7 @@ impl Shell {
                 self.reactor.send(Command::AddDevice(device, watched));
             }
             Effect::ForgetDevice(device) => {
-                tracing::info!(device = device.0, "a lost device is gone: nothing of it is left");
+                tracing::info!(name: "device-gone", device = device.0, "a lost device is gone: nothing of it is left");
                 self.reactor.send(Command::ForgetDevice(device));
                 // Who sees the object go finds the whole story in the reports.
                 self.flush_to_bus();
@@ -129,7 +129,7 @@ impl Shell {
             }
             Effect::TellLost { view, cause, at_ns, had } => {
                 let device = view.id;
-                tracing::warn!(
+                tracing::warn!(name: "device-lost",
                     device = device.0,
                     cause = cause.name(),
                     buffers = had.buffers,
@@ -148,7 +148,7 @@ impl Shell {
                 } else {
                     "a driver says that its device is wedged"
                 };
-                tracing::warn!(
+                tracing::warn!(name: "device-wedged",
                     device = device.0,
                     name = view.name,
                     recovery,
@@ -180,7 +180,7 @@ impl Shell {
         let at_ns = monotonic_ns();
         self.broker.mark(device, step, at_ns);
         if let Some(report) = self.broker.reports().find(|report| report.epoch() == device) {
-            tracing::info!(
+            tracing::info!(name: "unplug-step",
                 device = device.0,
                 step = step.name(),
                 us = report.micros(step).unwrap_or(0),
@@ -214,7 +214,7 @@ impl Shell {
             }
         }
         for fence in &found {
-            tracing::warn!(
+            tracing::warn!(name: "implicit-fence",
                 device = device.0,
                 buffer = fence.buffer.0,
                 driver = fence.driver,

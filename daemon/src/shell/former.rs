@@ -137,7 +137,7 @@ pub(super) fn go_on(shell: &Shared, mut former: Former) {
     }
     // What nobody has asked for is of somebody who left in the midst of it.
     this.journal.said(former.beside.into_keys());
-    tracing::info!(
+    tracing::info!(name: "restored",
         clients = count,
         us = (monotonic_ns() - began_ns) / 1000,
         "a former life's clients, buffers, fences and timelines go on"

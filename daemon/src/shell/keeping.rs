@@ -27,7 +27,7 @@ pub(super) fn keeper(
         match keeper.give().and_then(Former::of) {
             Ok(former) => return (Some(Arc::new(keeper)), former),
             Err(error) => {
-                tracing::error!(%error, "what a former life has left cannot be taken over; it ends");
+                tracing::error!(name: "former-lost", %error, "what a former life has left cannot be taken over; it ends");
                 if keeper.forget().is_ok() {
                     return (Some(Arc::new(keeper)), None);
                 }
@@ -50,7 +50,7 @@ pub(super) fn keeper(
         Ok(keeper) => (Some(keeper), None),
         Err(error) => {
             let path = path.display();
-            tracing::warn!(%error, %path, "there is no keeper: a restart loses what there is");
+            tracing::warn!(name: "keeper-missing", %error, %path, "there is no keeper: a restart loses what there is");
             (None, None)
         }
     }

@@ -183,7 +183,7 @@ impl Outbox {
             }
         }
         if self.queue.borrow().len() >= most {
-            tracing::warn!(
+            tracing::warn!(name: "client-disconnected",
                 pid = self.pid,
                 "limits.queue_messages = {most} messages wait for a client that does not read; it is \
                  disconnected"
@@ -209,7 +209,7 @@ impl Outbox {
     }
 
     fn give_up(&self, over: Over) {
-        tracing::warn!(pid = self.pid, "{over}: a client does not read; it is disconnected");
+        tracing::warn!(name: "client-disconnected", pid = self.pid, "{over}: a client does not read; it is disconnected");
         self.break_off();
     }
 

@@ -47,7 +47,7 @@ impl Shell {
             return;
         }
         let overdue = met_by(self.overdue, on_loss);
-        tracing::warn!(
+        tracing::warn!(name: "client-overdue",
             device = device.0,
             pid = view.pid,
             name = view.name,

@@ -50,7 +50,7 @@ fn real_world(config: &Config) -> World {
     let uevents = match dmashare_uapi::uevent::KernelUevents::open() {
         Ok(socket) => Some(Uevents::Kernel(socket)),
         Err(error) => {
-            tracing::error!(%error, "the kernel's uevents cannot be had: no removal will be seen");
+            tracing::error!(name: "no-uevents", %error, "the kernel's uevents cannot be had: no removal will be seen");
             None
         }
     };
@@ -106,7 +106,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         tracing::info!(backend = tried.backend, ok = tried.ok, why = tried.why, "guard fences");
     }
     if backend.is_none() {
-        tracing::warn!("no guard fences can be made; `dmasharectl doctor` tells what is missing");
+        tracing::warn!(name: "no-guards", "no guard fences can be made; `dmasharectl doctor` tells what is missing");
     }
     let state_dir = &config.broker.state_dir;
     std::fs::create_dir_all(state_dir)
@@ -131,7 +131,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         former
             .restore(limits.clone(), ids, kind)
             .map_err(|why| {
-                tracing::error!(why, "what a former life has left cannot be read; all of it ends");
+                tracing::error!(name: "former-lost", why, "what a former life has left cannot be read; all of it ends");
             })
             .ok()
     });
@@ -245,7 +245,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         tracing::debug!(%error, "no service manager was told");
     }
-    tracing::info!(
+    tracing::info!(name: "ready",
         socket = %config.broker.socket.display(),
         backend = kind.name(),
         "dmashared is ready"
@@ -304,7 +304,7 @@ async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool, is_the_last: bool) 
     if !is_the_last {
         let next_id = shell.borrow().broker.next_id();
         shell.borrow().reserve_ids(next_id);
-        tracing::info!("stopped; what there is waits for another start, and ends if none comes");
+        tracing::info!(name: "stopped", "stopped; what there is waits for another start, and ends if none comes");
         // Nothing is dropped by it, and so nothing ended.
         std::process::exit(0);
     }
@@ -327,7 +327,7 @@ async fn finish(shell: Shared, bus: bus::Bus, is_ours: bool, is_the_last: bool) 
     if is_ours && let Err(error) = std::fs::remove_file(&socket) {
         tracing::debug!(%error, "the socket's file was gone before us");
     }
-    tracing::info!("stopped; every pending guard was ended with an error");
+    tracing::info!(name: "stopped", "stopped; every pending guard was ended with an error");
     Ok(())
 }
 

@@ -147,7 +147,7 @@ impl Shell {
     fn change_keeper(&mut self) {
         self.timelines.keeper = self.find_keeper();
         let Some(keeper) = &self.timelines.keeper else {
-            tracing::warn!(
+            tracing::warn!(name: "no-timelines",
                 timelines = self.timelines.lines.len(),
                 "no device with timelines is left; none is made, and promises end by message"
             );

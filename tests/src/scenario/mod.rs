@@ -27,6 +27,7 @@ mod frozen;
 mod holders;
 mod hostile;
 mod implicit;
+mod journal;
 mod kms;
 mod kms_importer;
 mod kms_in_fence;
@@ -181,6 +182,7 @@ const PATIENT: &str = "[broker]\nack_timeout_ms = 60000\n";
 const SCENARIOS: &[Scenario] = &[
     Scenario::new("coldplug", coldplug::run),
     Scenario { backends: &[Backend::SwSync], ..Scenario::new("units", units::run) },
+    Scenario { backends: SW_SYNC, ..Scenario::new("journal", journal::run) },
     Scenario::new("share", share::run),
     Scenario::new("exporter-killed", share::exporter_killed),
     Scenario { bound: SLOW, ..Scenario::new("restart/killed", restart::killed) },

@@ -199,7 +199,7 @@ impl Shell {
             dry_run: options.dry_run,
             ..JobView::default()
         };
-        tracing::info!(
+        tracing::info!(name: "eject-began",
             job = id,
             device = device.0,
             name = target.name,
@@ -248,7 +248,7 @@ impl Shell {
         let by = format!("an eject (job {id}, by user {})", running.view.uid);
         if running.job.stage() != stage {
             let (stage, message) = (running.job.stage().name(), running.job.message());
-            tracing::info!(job = id, device = device.0, stage, "eject: {message}");
+            tracing::info!(name: "eject-stage", job = id, device = device.0, stage, "eject: {message}");
         }
         for action in actions {
             self.carry_out_eject(device, &by, action, &events);
@@ -292,7 +292,7 @@ impl Shell {
                 let how = if kill { How::Kill } else { How::Term };
                 tokio::task::spawn_local(async move {
                     match helpers.kill(kill::Request { pid, start, how }).await {
-                        Ok(()) => tracing::warn!(
+                        Ok(()) => tracing::warn!(name: "holder-ended",
                             device = device.0,
                             pid,
                             kill,

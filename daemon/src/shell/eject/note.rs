@@ -72,12 +72,14 @@ pub(in crate::shell) async fn take_back(helpers: Helpers, note: &Note) {
     for node in nodes {
         let request = Request::Nudge { nodes: vec![node.clone()], action: Nudge::Add };
         match helpers.write(&request, |_| {}).await {
-            Ok(()) => tracing::warn!(
+            Ok(()) => tracing::warn!(name: "eject-interrupted",
                 node,
                 "an eject was interrupted by a restart; display servers are told that the card stays"
             ),
             // It is gone, then nobody is to be told.
-            Err(why) => tracing::info!(node, why, "an eject was interrupted; nothing to take back"),
+            Err(why) => {
+                tracing::info!(name: "eject-interrupted", node, why, "an eject was interrupted; nothing to take back")
+            }
         }
     }
     if let Err(error) = fs::remove_file(&note.path) {
