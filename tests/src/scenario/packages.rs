@@ -18,9 +18,14 @@ const STAGED: &str = "/mnt/stage/packages";
 const NAMES: [&str; 4] = ["dmashared", "dmasharectl", "libdmashare-dev", "libdmashare1"];
 /// What the kernel made for root alone, and the service's group was let into.
 const OPENED: [&str; 2] = ["/sys/kernel/debug", "/dev/dma_heap/system"];
-/// What systemd's tools and dpkg say of what they have done.
-const USUAL: [&str; 4] =
-    ["Creating ", "Created symlink", "Removed ", "dpkg: warning: downgrading "];
+/// What systemd's tools and dpkg say of what they have done; the machine has no other catalogue.
+const USUAL: [&str; 5] = [
+    "No items in catalog.",
+    "Creating ",
+    "Created symlink",
+    "Removed ",
+    "dpkg: warning: downgrading ",
+];
 /// What changes by itself, is the kernel's, or is a record of what was done.
 const VOLATILE: [&str; 10] =
     ["proc", "sys", "dev", "run", "mnt", "tmp", "root", "var/log", "var/cache", "var/lib/dpkg"];
