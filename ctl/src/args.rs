@@ -50,6 +50,8 @@ pub enum Command {
     Attach(AttachArgs),
     /// What your programs make the service hold, and how much they may; as root: everybody's
     Quotas,
+    /// Counters and sums for monitoring, in the text format of Prometheus
+    Metrics(MetricsArgs),
     /// What happens, a line each, as it happens
     Watch,
     /// A screen of devices, clients, ejects and events, as they change
@@ -130,6 +132,17 @@ impl EjectArgs {
             deauthorize: self.deauthorize,
         }
     }
+}
+
+/// Where metrics go.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Counters begin with the service's process. With --textfile they are written for node_exporter's textfile \
+collector, and never half: a file of another name is put in the place of the last one.")]
+pub struct MetricsArgs {
+    /// Write them here (dmashare.prom in the collector's folder), in place of standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    pub textfile: Option<PathBuf>,
 }
 
 /// How long it is waited for.

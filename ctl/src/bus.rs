@@ -1,6 +1,6 @@
 //! The service on D-Bus.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -184,6 +184,14 @@ impl Broker {
     /// It does not answer, or not as expected.
     pub fn usage(&self) -> Result<Usage, Failure> {
         self.json("GetUsage")
+    }
+
+    /// What it has counted since it was started, by name.
+    ///
+    /// # Errors
+    /// It does not answer, or not as expected.
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>, Failure> {
+        self.call("org.dmashare.Stats1", "GetCounters", &())
     }
 
     /// How it chose its guard backend.

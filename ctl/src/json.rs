@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bus::Snapshot;
 use crate::doctor::Diagnosis;
+use crate::metrics::Metrics;
 use crate::model::{Device, Ended, Service};
 
 /// `status --json`.
@@ -39,6 +40,12 @@ pub fn cause(ended: &Ended) -> Value {
 #[must_use]
 pub fn usage(usage: &Usage) -> Value {
     json!(usage)
+}
+
+/// `metrics --json`.
+#[must_use]
+pub fn metrics(metrics: &Metrics) -> Value {
+    json!(metrics)
 }
 
 /// `doctor --json`.

@@ -12,6 +12,7 @@ pub mod holders;
 pub mod job;
 pub mod json;
 pub mod live;
+pub mod metrics;
 pub mod model;
 pub mod notify;
 pub mod output;

@@ -13,13 +13,14 @@ use dmasharectl::bus::{Broker, Bus};
 use dmasharectl::doctor::{self, Host, ServiceState};
 use dmasharectl::eject::{self, Progress};
 use dmasharectl::failure::{Failure, exit};
-use dmasharectl::output::{now_ns, print, print_json};
+use dmasharectl::metrics::Metrics;
+use dmasharectl::output::{now_ns, print, print_json, write_whole};
 use dmasharectl::render::{
     self, Style, TimelinePicture, report_table_styled, tables, timeline_svg,
 };
 use dmasharectl::{attach, holders, json, notify, rehearse, select, top, watch};
 
-use args::{Args, AttachArgs, Command, EjectArgs, HoldersArgs, ReportArgs};
+use args::{Args, AttachArgs, Command, EjectArgs, HoldersArgs, MetricsArgs, ReportArgs};
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -69,6 +70,7 @@ fn run(args: &Args) -> Result<u8, Failure> {
                 print(&render::quotas::quotas(&usage, style))?;
             }
         }
+        Command::Metrics(to) => show_metrics(args, to)?,
         Command::Watch => running(watch::watch(&args.bus, args.json, style))?,
         Command::Top => return running(top::top(&args.bus, style.colour)),
         Command::Notify => running(notify::notify(&args.bus))?,
@@ -115,6 +117,20 @@ fn running<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failu
     // A thread that waits for keys may wait on; nothing else is left to do.
     runtime.shutdown_background();
     done
+}
+
+fn show_metrics(args: &Args, to: &MetricsArgs) -> Result<(), Failure> {
+    let broker = Broker::connect(&args.bus)?;
+    let (service, snapshot) = (broker.service()?, broker.snapshot()?);
+    let metrics = Metrics::of(&service, &snapshot.devices, broker.counters()?);
+    if args.json {
+        return print_json(&json::metrics(&metrics)).map(drop);
+    }
+    match &to.textfile {
+        Some(path) => write_whole(path, &metrics.to_string())
+            .map_err(|error| Failure::Write { path: path.display().to_string(), error }),
+        None => print(&metrics.to_string()).map(drop),
+    }
 }
 
 async fn show_holders(args: &Args, of: &HoldersArgs, style: Style) -> Result<u8, Failure> {

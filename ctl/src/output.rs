@@ -1,6 +1,8 @@
 //! Standard output, and the clock of the service's times.
 
+use std::fs;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -38,9 +40,43 @@ pub fn print_json(value: &Value) -> Result<Reader, Failure> {
     print(&format!("{value:#}\n"))
 }
 
+/// Writes a file that others read at any time: it is the last one, or this one, and never half.
+///
+/// # Errors
+/// It cannot be written there; then the last one stays.
+pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", std::process::id()));
+    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        // It may not have come to be there.
+        _ = fs::remove_file(&new);
+    }
+    written
+}
+
 /// CLOCK_MONOTONIC, in nanoseconds; `None` where there is no such clock.
 #[must_use]
 pub fn now_ns() -> Option<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).ok()?;
     u64::try_from(Duration::from(now).as_nanos()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_or_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dmashare.prom");
+        write_whole(&path, "one\n").unwrap();
+        write_whole(&path, "two\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two\n");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        // A folder cannot be replaced by a file.
+        fs::create_dir(dir.path().join("folder")).unwrap();
+        write_whole(&dir.path().join("folder"), "three\n").unwrap_err();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 }

@@ -6,6 +6,7 @@ pub mod catalogue;
 pub mod clock;
 pub mod config;
 pub mod core;
+pub mod counters;
 pub mod devices;
 pub mod eject;
 pub mod gate;

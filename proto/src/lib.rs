@@ -19,6 +19,7 @@ pub mod message;
 pub mod neutral;
 pub mod report;
 pub mod state_page;
+pub mod stats;
 pub mod sysfs;
 pub mod timeline;
 pub mod token_pool;

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::core::Ended;
+use crate::counters::Counters;
 use crate::view::BusUpdate;
 
 mod address;
@@ -33,6 +34,7 @@ mod rehearse;
 mod served;
 mod sight;
 mod state;
+mod stats;
 mod stream;
 mod task;
 
@@ -57,6 +59,8 @@ pub struct BusFacts {
     pub heap: String,
     /// What probing the kernel found, as JSON.
     pub probe_json: String,
+    /// What is counted.
+    pub counters: Arc<Counters>,
 }
 
 /// Somebody asked over the bus to be connected to the data plane. The socket's own credentials

@@ -1,6 +1,7 @@
 //! Everything as it is on one connection to the bus.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dmashare_proto::{ClientId, DeviceId};
 use zbus::Connection;
@@ -15,6 +16,7 @@ use super::device::{self, Device};
 use super::job::{self, Job, job_path};
 use super::manager::{Kind, Listed, Manager};
 use super::state::State;
+use super::stats::Stats;
 use super::{Asks, NAME, ROOT};
 use crate::view::{BusUpdate, ClientView, DeviceView, JobView};
 
@@ -59,7 +61,10 @@ impl Served {
         }
         served.tell_lists().await?;
         let manager = Manager(served.listed.clone());
-        served.connection.object_server().at(root, manager).await?;
+        let server = served.connection.object_server();
+        server.at(root.clone(), manager).await?;
+        let stats = Stats(Arc::clone(&served.broker.get().await.facts.counters));
+        server.at(root, stats).await?;
         // No flags: zbus's default lets anyone who may own the name take it over.
         let reply = ask_bus(&served.connection, "RequestName", &(NAME, 0_u32)).await?;
         if reply.body().deserialize::<RequestNameReply>()? == RequestNameReply::InQueue {

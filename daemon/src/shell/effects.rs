@@ -20,6 +20,7 @@ impl Shell {
     }
 
     fn carry_out_one(&mut self, effect: Effect<Os>) {
+        self.counters.note(&effect);
         match effect {
             Effect::Send { client, mut message, fds } => {
                 self.broker.address(client, &mut message);

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::Overdue;
 use crate::core::{Allocation, Broker, Effects, Handles};
+use crate::counters::Counters;
 use crate::guard::{Ender, GuardBackend};
 use crate::id_map::IdMap;
 use crate::kernel::Machine;
@@ -94,6 +95,7 @@ pub struct Shell {
     /// Neutral buffers to be made, for the task that makes them.
     allocations: UnboundedSender<Allocation>,
     ejects: eject::Ejects,
+    counters: Arc<Counters>,
     journal: journal::Journal,
     socket: PathBuf,
 }

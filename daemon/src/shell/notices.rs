@@ -9,6 +9,7 @@ impl Shell {
     pub(super) fn notice(&mut self, notice: Notice) -> bool {
         match notice {
             Notice::Ended(fence, state) => {
+                self.counters.ended(&state);
                 self.event(|broker, out| broker.fence_ended(fence, state, out));
             }
             Notice::Lost(device, sweep) => {

@@ -18,6 +18,7 @@ use super::{
 use crate::bus::{self, BusAddress, BusFacts};
 use crate::config::Config;
 use crate::core::{Broker, IdSource, Limits};
+use crate::counters::Counters;
 use crate::devices::DeviceSource;
 use crate::devices::udev_source::UdevSource;
 use crate::guard::{self, GuardBackend, Probe};
@@ -94,6 +95,7 @@ fn simulated_world(_: &Config, _: &std::path::Path) -> Result<World> {
 /// What it cannot do without is missing: its socket, its state folder, a thread.
 pub async fn run(config: Config, options: Options) -> Result<()> {
     let descriptors = super::descriptors::budget(&config.limits);
+    let counters = Arc::<Counters>::default();
     let world = match &options.simulate {
         Some(dir) => simulated_world(&config, dir)?,
         None => real_world(&config),
@@ -199,6 +201,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         late: late_to,
         allocations: allocations_to,
         ejects,
+        counters: Arc::clone(&counters),
         journal: journal::Journal::new(keeper),
         socket: config.broker.socket.clone(),
     }));
@@ -226,6 +229,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         backend: kind.name().to_owned(),
         heap: heaps.name().to_owned(),
         probe_json: serde_json::to_string(&probe)?,
+        counters,
     };
     let asks = bus::Asks::new(
         connects_to,

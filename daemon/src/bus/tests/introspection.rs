@@ -87,7 +87,7 @@ async fn the_checked_in_xml_is_what_is_served() {
         served.extend(interfaces(&within(object.introspect()).await.unwrap()));
     }
     let written = interfaces(XML);
-    assert_eq!(written.len(), 4);
+    assert_eq!(written.len(), 5);
     for (name, members) in &written {
         assert_eq!(served.get(name), Some(members), "{name}");
     }

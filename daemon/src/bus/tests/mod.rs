@@ -116,6 +116,7 @@ impl Face {
             backend: "simulated".to_owned(),
             heap: "simulated".to_owned(),
             probe_json: "{}".to_owned(),
+            counters: Arc::default(),
         };
         let asks = Asks::new(
             connects_to,

@@ -76,6 +76,7 @@ async fn one_can_stop_without_a_bus() {
             backend: String::new(),
             heap: String::new(),
             probe_json: String::new(),
+            counters: Arc::default(),
         };
         let (connects, causes) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
         let (rehearsals, inhibits) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);

@@ -11,6 +11,7 @@ use dmashare_proto::DeviceId;
 use dmashare_proto::holders::{ClientOf, Holders, Look, Other};
 use dmashare_proto::job::Stage;
 use dmashare_proto::kill::{self, How};
+use dmashare_proto::stats::Counter;
 use dmashare_proto::sysfs::{Nudge, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -218,6 +219,7 @@ impl Shell {
             is_lost: false,
         };
         self.ejects.running.insert(id, running);
+        self.counters.count(Counter::EjectsBegun);
         // Who is answered with its path finds it there.
         self.show_job(id);
         Ok((id, receiver))
