@@ -8,6 +8,7 @@ use dmashare_proto::{ClientId, DeviceId, ErrorCode, ObjectId, WireError};
 
 use super::device::Device;
 use super::{Broker, Effect, Effects, Handles, Owned, REPORTS};
+use crate::devices::DeviceDesc;
 
 /// What the reactor did about a loss before it told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +110,16 @@ impl<H: Handles> Broker<H> {
 
     /// Takes back what a device had of which everyone was told that it is lost.
     pub fn sweep_lost(&mut self, id: DeviceId, out: &mut Effects<H>) {
-        let Some(report) = self.reports.iter().find(|report| report.epoch() == id) else { return };
-        let Some(device) = self.devices.get(&id).filter(|device| device.lost.is_some()) else {
-            return;
-        };
+        if let Some(rehearsed) = self.take_back(id, out) {
+            self.comes_back(rehearsed, out);
+        }
+        self.after(out);
+    }
+
+    /// What it was, if its loss was rehearsed.
+    fn take_back(&mut self, id: DeviceId, out: &mut Effects<H>) -> Option<DeviceDesc> {
+        let report = self.reports.iter().find(|report| report.epoch() == id)?;
+        let device = self.devices.get(&id).filter(|device| device.lost.is_some())?;
         let desc = device.desc.clone();
         let at = |step| report.at(step).unwrap_or(0);
         let cause = report.cause;
@@ -130,10 +137,7 @@ impl<H: Handles> Broker<H> {
             report.passed += passed;
             report.promises += promises;
         });
-        if cause == Cause::Rehearsed {
-            self.comes_back(desc, out);
-        }
-        self.after(out);
+        (cause == Cause::Rehearsed).then_some(desc)
     }
 
     /// After a restore: what a former life told of, and had no time to take back.
@@ -144,9 +148,12 @@ impl<H: Handles> Broker<H> {
             device.lost.is_some() && device.only_for.is_none() && !is_swept
         };
         let half: Vec<DeviceId> = self.devices.iter().filter(is_half).map(|(&id, _)| id).collect();
-        for id in half {
-            self.sweep_lost(id, out);
+        // All of them, before any is found to be gone: one that is cannot be taken back from, or come back.
+        let rehearsed: Vec<_> = half.into_iter().filter_map(|id| self.take_back(id, out)).collect();
+        for desc in rehearsed {
+            self.comes_back(desc, out);
         }
+        self.after(out);
     }
 
     pub(super) fn keep_report(&mut self, report: UnplugReport) {

@@ -1,6 +1,6 @@
 //! The broker on D-Bus, as any client sees it: its objects, their properties, its signals.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -281,6 +281,16 @@ impl Bus {
             self.connection.call_method(Some(NAME), ROOT, Some(NAME), "GetActivity", &())?;
         let text: String = reply.body().deserialize()?;
         serde_json::from_str(&text).with_context(|| format!("GetActivity gave {text}"))
+    }
+
+    /// What is counted, by name.
+    ///
+    /// # Errors
+    /// The broker is not there.
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        let stats = Some("org.dmashare.Stats1");
+        let reply = self.connection.call_method(Some(NAME), ROOT, stats, "GetCounters", &())?;
+        Ok(reply.body().deserialize()?)
     }
 
     /// What users have in use of what they may: this user's, for root everybody's.

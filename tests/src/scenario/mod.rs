@@ -36,6 +36,7 @@ mod local;
 mod many_guards;
 mod masked;
 mod merged;
+mod metrics;
 mod neutral;
 mod packages;
 mod pair;
@@ -263,6 +264,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("unplug-waiter", unplug_waiter::run),
     Scenario::new("event-loops", event_loops::run),
     Scenario { backends: ONCE, ..Scenario::new("activity", activity::run) },
+    Scenario { backends: ONCE, ..Scenario::new("metrics", metrics::run) },
     Scenario::new("eject/free", eject::free),
     Scenario::new("eject/client", eject::client),
     Scenario { backends: ONCE, ..Scenario::new("eject/keep", eject::keep) },

@@ -11,7 +11,7 @@ use dmashare::{
 use dmashare_proto::keeper::Key;
 
 use crate::scenario::local::{Local, ends_by, ends_well, pends, told};
-use crate::scenario::timeline::{Line, end, failed, has_hung_up, is_ok, state};
+use crate::scenario::timeline::{Line, end, failed, hangs_up, has_hung_up, is_ok, state};
 use crate::{BOUND, Buffer, Source, Unplug, World};
 
 /// The broker's own record, which begins with the version of the format (core/records.rs).
@@ -75,7 +75,7 @@ fn lost_meanwhile(
     })?;
     ends_by(world, &held.fence, Cause::Vanished)?;
     failed(end(&line.imported, 1)?, Cause::Vanished)?;
-    ensure!(has_hung_up(&line.imported)?, "the timeline's pipe has not hung up");
+    hangs_up(&line.imported)?;
     ensure!(memory.begin(Access::Read).is_err(), "a buffer of a device that is gone");
     let lost = told(&local.importer, local.device)?;
     ensure!(lost.cause() == Cause::Vanished, "the loss is told as {:?}", lost.cause());
@@ -130,7 +130,7 @@ pub(in crate::scenario) fn timelines(world: &mut World) -> Result<()> {
         failed(joined(promised)??, Cause::Unplugged)
     })?;
     failed(end(&back.made, 2)?, Cause::Unplugged)?;
-    ensure!(has_hung_up(&line.imported)?, "the timeline's pipe has not hung up");
+    hangs_up(&line.imported)?;
     Ok(())
 }
 

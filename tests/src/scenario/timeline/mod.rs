@@ -75,8 +75,8 @@ pub(super) fn has_hung_up(timeline: &Timeline) -> Result<bool> {
     Ok(fds[0].revents().context("poll")?.contains(PollFlags::POLLHUP))
 }
 
-/// Waits until it has.
-fn hangs_up(timeline: &Timeline) -> Result<()> {
+/// Waits until it has: it does when the keeper has closed its end too, a moment after everybody is told.
+pub(super) fn hangs_up(timeline: &Timeline) -> Result<()> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut fds = [PollFd::new(timeline.lost_fd(), PollFlags::empty())];
     let bound = PollTimeout::try_from(BOUND)?;

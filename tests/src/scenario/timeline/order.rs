@@ -94,7 +94,7 @@ pub(in crate::scenario) fn blocked_in_the_kernel(world: &mut World) -> Result<()
     }
     // Nobody has promised it; of a lost timeline it never comes.
     failed(end(&line.imported, 7)?, Cause::Unplugged)?;
-    ensure!(has_hung_up(&line.imported)?, "the pipe has not hung up");
+    hangs_up(&line.imported)?;
     Ok(())
 }
 

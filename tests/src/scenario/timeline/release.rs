@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use dmashare::{Cause, Direction, PointState};
 use dmashare_uapi::syncobj::WaitFor;
 
-use super::{Line, end, failed, has_hung_up, import, in_kernel, is_ok, state};
+use super::{Line, end, failed, hangs_up, import, in_kernel, is_ok, state};
 use crate::{BOUND, Source, World};
 
 /// The importer signals on the syncobj itself, submits through the broker, and is rescued from.
@@ -45,7 +45,7 @@ pub(in crate::scenario) fn run(world: &mut World) -> Result<()> {
     if let Some(kernel) = kernel {
         ensure!(kernel.wait(4, WaitFor::Signalled, Some(BOUND))?, "4 was not rescued");
     }
-    ensure!(has_hung_up(&line.made)?, "the pipe has not hung up");
+    hangs_up(&line.made)?;
     is_ok(end(&line.made, 3)?)
 }
 
