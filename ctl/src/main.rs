@@ -1,6 +1,8 @@
 //! `dmasharectl`: what the broker has, who holds a device, what an unplug did; and ejects.
 
 mod args;
+#[cfg(test)]
+mod documented;
 mod manual;
 
 use std::io::{self, Write as _};

@@ -74,3 +74,42 @@ fn main() {
     });
     std::process::exit(status);
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn every_call_in_the_documents_is_one_that_there_is() {
+        let mut seen = 0;
+        for file in
+            ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "RELEASING.md", "bench/RESULTS.md"]
+        {
+            let text = std::fs::read_to_string(paths::root().join(file)).unwrap();
+            // A call in the text may go on in the next line.
+            let text = text.replace('\n', " ").replace("cargo  xtask", "cargo xtask");
+            for rest in text.split("`cargo xtask ").chain(text.split(" cargo xtask ")).skip(1) {
+                let call = rest.split(['`', '#', ';', '|', '(']).next().unwrap();
+                // In a block the next line is a call of its own, or the block's end.
+                let call = call.split(" cargo ").next().unwrap().trim();
+                let words = std::iter::once("xtask").chain(call.split_whitespace());
+                let Err(error) = Cli::try_parse_from(words) else {
+                    seen += 1;
+                    continue;
+                };
+                let unknown = matches!(
+                    error.kind(),
+                    ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument
+                );
+                // Prose goes on behind what is not marked as code.
+                assert!(
+                    !unknown || !text.contains(&format!("`cargo xtask {call}`")),
+                    "{file}: {call}: {error}"
+                );
+            }
+        }
+        assert!(seen > 5, "{seen} calls were found");
+    }
+}

@@ -23,6 +23,7 @@ fn a_page_a_command_with_the_exit_codes() {
         "-doctor",
         "-eject",
         "-holders",
+        "-metrics",
         "-notify",
         "-quotas",
         "-rehearse",

@@ -282,3 +282,53 @@ fn the_systems_files_are_the_vendors_then_the_administrators() {
     assert_eq!(paths.main[1], Path::new("/etc/dmashare/dmashared.toml"));
     assert_eq!(paths.dropins[0], Path::new("/usr/lib/dmashare/dmashared.conf.d"));
 }
+
+/// The example has every key that is read, and the documents name none that is not.
+#[test]
+fn every_key_is_in_the_example_and_every_documented_one_is_read() {
+    let example = include_str!("example.toml");
+    for (section, keys) in keys::SECTIONS {
+        let (_, rest) = example.split_once(&format!("\n[{section}]\n")).expect(section);
+        let own = rest.split("\n[").next().unwrap();
+        for (key, _) in *keys {
+            assert!(
+                own.lines().any(|line| line.starts_with(&format!("{key} = "))),
+                "{section}.{key}"
+            );
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut seen = 0;
+    for file in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs/compositors.md",
+        "docs/eject.md",
+        "systemd/dmashare.catalog",
+        "systemd/dmashared.service",
+        "proto/PROTOCOL.md",
+        "daemon/dbus/org.dmashare.Broker1.xml",
+    ] {
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        for (section, keys) in keys::SECTIONS {
+            for (at, name) in text.match_indices(&format!("{section}.")) {
+                let before = text[..at].chars().next_back();
+                let rest = &text[at + name.len()..];
+                let key = rest.split(|c| !is_word(c)).next().unwrap();
+                // A call in code, as `broker.import(`, a path's part, a file's name.
+                let is_other = before.is_some_and(|c| is_word(c) || "./-".contains(c))
+                    || rest[key.len()..].starts_with(['(', '/'])
+                    || ["", "sock", "rs"].contains(&key);
+                if !is_other {
+                    seen += 1;
+                    let known = keys.iter().any(|(known, _)| *known == key);
+                    assert!(known, "{file}: there is no {section}.{key}");
+                }
+            }
+        }
+    }
+    assert!(seen > 5, "{seen} keys were found");
+}
