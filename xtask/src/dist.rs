@@ -57,7 +57,7 @@ pub fn run(args: &DistArgs) -> Result<i32> {
     if !args.source {
         let work = paths::target()?.join("packages/release");
         let tree = unpack(&made[0], &work)?;
-        stage::copy_all(&packages::rules(), &tree.join("debian"))?;
+        stage::copy_all(&tree.join(packages::RULES), &tree.join("debian"))?;
         let debs = progress
             .step("build Debian packages of it, offline (five to ten minutes)", || {
                 packages::build(&tree, None)

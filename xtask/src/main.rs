@@ -9,6 +9,7 @@ mod counts;
 mod demo;
 mod deny;
 mod dist;
+mod documented;
 mod examples;
 mod fuzz;
 mod packages;

@@ -12,7 +12,7 @@ use crate::{cargo, cargo_c, paths};
 
 /// What the packages are made of, besides programs and library: the paths are the repository's, and theirs.
 const TREES: &[(&str, &str)] = &[
-    ("packaging/debian", "debian"),
+    (RULES, "debian"),
     ("systemd", "systemd"),
     ("daemon/dbus", "daemon/dbus"),
     ("daemon/src/config", "daemon/src/config"),
@@ -32,14 +32,12 @@ pub struct Built<'a> {
     pub library: &'a Path,
 }
 
-/// The rules' own folder.
-pub fn rules() -> PathBuf {
-    paths::root().join("packaging/debian")
-}
+/// The rules' own folder, in the repository and in the source.
+pub const RULES: &str = "packaging/debian";
 
 /// The newest version of the packages, as the rules have it.
 pub fn version() -> Result<String> {
-    let path = rules().join("changelog");
+    let path = paths::root().join(RULES).join("changelog");
     let text = fs::read_to_string(&path).with_context(|| format!("no {}", path.display()))?;
     first_version(&text).map(str::to_owned).context("the packages' changelog has no version")
 }

@@ -9,13 +9,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::counts::Counts;
 use crate::test::stream;
-use crate::{cargo, cargo_c, paths};
+use crate::{cargo, cargo_c, documented, paths};
 
 /// Where the programs and the symbols' names are.
-const FOLDER: &str = "client-lib/c";
+pub const FOLDER: &str = "client-lib/c";
 /// Each is a program of several tests.
 const PROGRAMS: &[&str] = &["connection", "buffers", "fences", "callers", "cplusplus"];
-const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
+pub const WARNINGS: &[&str] = &["-Wall", "-Wextra", "-Wpedantic", "-Werror"];
 /// One report is a failure, and so is a leak. No suppressions.
 const VALGRIND: &[&str] = &[
     "valgrind",
@@ -80,6 +80,7 @@ pub fn run(build: bool) -> Result<Option<Counts>> {
     for compiler in compilers() {
         tell(&mut counts, &format!("header/{}", compiler.join(" ")), header(&compiler));
     }
+    tell(&mut counts, "documented", documented::compiles());
     for variant in VARIANTS {
         for name in PROGRAMS {
             let program = match compile(name, variant) {
@@ -277,7 +278,8 @@ fn canary(variant: &Variant) -> Result<()> {
     Ok(())
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+/// Runs it; what it says only where it fails.
+pub fn succeed(command: &mut Command) -> Result<()> {
     let output = command
         .stdin(Stdio::null())
         .output()
