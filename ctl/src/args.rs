@@ -137,7 +137,7 @@ impl EjectArgs {
 /// Where metrics go.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-Counters begin with the service's process. With --textfile they are written for node_exporter's textfile \
+Counters begin with the service's process, which is not started for this (dmashare_up says whether it runs). With --textfile they are written for node_exporter's textfile \
 collector, and never half: a file of another name is put in the place of the last one.")]
 pub struct MetricsArgs {
     /// Write them here (dmashare.prom in the collector's folder), in place of standard output

@@ -123,8 +123,13 @@ fn running<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failu
 
 fn show_metrics(args: &Args, to: &MetricsArgs) -> Result<(), Failure> {
     let broker = Broker::connect(&args.bus)?;
-    let (service, snapshot) = (broker.service()?, broker.snapshot()?);
-    let metrics = Metrics::of(&service, &snapshot.devices, broker.counters()?);
+    // To be asked it would be started; that is not for who only watches.
+    let metrics = if broker.is_running()? {
+        let (service, snapshot) = (broker.service()?, broker.snapshot()?);
+        Metrics::of(&service, &snapshot.devices, broker.counters()?)
+    } else {
+        Metrics::of_none()
+    };
     if args.json {
         return print_json(&json::metrics(&metrics)).map(drop);
     }

@@ -26,6 +26,8 @@ struct Gauge {
     value: u64,
 }
 
+const UP: (&str, &str) = ("up", "1 while the service runs; it is not started to be asked.");
+
 type OfDevice = fn(&Device) -> u64;
 
 /// What is said of each device.
@@ -44,6 +46,14 @@ const OF_DEVICE: [(&str, &str, OfDevice); 5] = [
 ];
 
 impl Metrics {
+    /// Of a service that does not run: it starts with the first client.
+    #[must_use]
+    pub fn of_none() -> Self {
+        let (name, says) = UP;
+        let up = Gauge { name, says, ..Gauge::default() };
+        Self { counters: BTreeMap::new(), gauges: vec![up] }
+    }
+
     /// Of what the service tells.
     #[must_use]
     pub fn of(service: &Service, devices: &[Device], counters: BTreeMap<String, u64>) -> Self {
@@ -51,6 +61,7 @@ impl Metrics {
         let version = ("version", service.version.clone());
         let backend = ("backend", service.backend.clone());
         let mut gauges = vec![
+            one(UP.0, UP.1, 1),
             Gauge {
                 labels: [version, backend].into(),
                 ..one("info", "The service's version, and what its guard fences are made of.", 1)
@@ -169,10 +180,18 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_does_not_run_is_not_up() {
+        let text = Metrics::of_none().to_string();
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(lines, ["# TYPE dmashare_up gauge", "dmashare_up 0"]);
+        assert!(metrics().to_string().contains("\ndmashare_up 1\n"));
+    }
+
+    #[test]
     fn json_has_the_same_names() {
         let json = serde_json::json!(metrics());
         assert_eq!(json["counters"]["buffers_exported"], 7);
-        assert_eq!(json["gauges"][1]["name"], "clients");
-        assert_eq!(json["gauges"][1]["value"], 2);
+        assert_eq!(json["gauges"][2]["name"], "clients");
+        assert_eq!(json["gauges"][2]["value"], 2);
     }
 }

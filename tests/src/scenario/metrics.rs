@@ -32,6 +32,7 @@ pub(super) fn run(world: &mut World) -> Result<()> {
     world.wait_counts(local.device, (1, 1, 1))?;
     let text = metrics(world, &[])?;
     for line in [
+        "dmashare_up 1".to_owned(),
         format!(
             "dmashare_device_buffers{{device=\"{}\",driver=\"{}\",id=\"{}\"}} 1",
             device.name, device.driver, local.device.0
