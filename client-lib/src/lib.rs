@@ -63,13 +63,17 @@
 
 #![cfg(target_os = "linux")]
 
-/// The code in the guide and in the README is compiled as documentation tests are.
+/// The code in the guide, the README and the book is compiled as documentation tests are.
 #[cfg(doctest)]
 mod texts {
     #[doc = include_str!("../../docs/compositors.md")]
     struct Compositors;
     #[doc = include_str!("../../README.md")]
     struct Readme;
+    #[doc = include_str!("../../docs/book/vulkan.md")]
+    struct Vulkan;
+    #[doc = include_str!("../../docs/book/daemon.md")]
+    struct Daemon;
 }
 
 mod again;

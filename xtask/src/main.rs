@@ -3,6 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
+mod book;
 mod cargo;
 mod cargo_c;
 mod counts;
@@ -46,6 +47,8 @@ enum Task {
     Fuzz(fuzz::FuzzArgs),
     /// Measure what is claimed of speed, beside its limit
     Bench(bench::BenchArgs),
+    /// Make the book, with references generated from what they describe
+    Book(book::BookArgs),
     /// Make the source tarball, Debian packages, and what other distributions build from
     Dist(dist::DistArgs),
     /// A real kernel with GPUs that can be pulled: build, list, run, shell, exec, start, stop
@@ -66,6 +69,7 @@ fn main() {
         Some(Task::Test(args)) => test::run(&args),
         Some(Task::Fuzz(args)) => fuzz::one(&args),
         Some(Task::Bench(args)) => bench::run(&args),
+        Some(Task::Book(args)) => book::run(&args),
         Some(Task::Dist(args)) => dist::run(&args),
         Some(Task::Vm { command }) => command.run(),
     };
@@ -85,9 +89,14 @@ mod tests {
     #[test]
     fn every_call_in_the_documents_is_one_that_there_is() {
         let mut seen = 0;
-        for file in
-            ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "RELEASING.md", "bench/RESULTS.md"]
-        {
+        for file in [
+            "README.md",
+            "ARCHITECTURE.md",
+            "CONTRIBUTING.md",
+            "RELEASING.md",
+            "docs/book/operating.md",
+            "bench/RESULTS.md",
+        ] {
             let text = std::fs::read_to_string(paths::root().join(file)).unwrap();
             // A call in the text may go on in the next line.
             let text = text.replace('\n', " ").replace("cargo  xtask", "cargo xtask");

@@ -13,7 +13,7 @@ use clap::Args;
 use crate::counts::{Counts, Lines};
 use crate::progress::Progress;
 use crate::vm::{self, image, stage};
-use crate::{cargo, deny, dist, fuzz, paths, setup, test_c, test_vm, tsan};
+use crate::{book, cargo, deny, dist, fuzz, paths, setup, test_c, test_vm, tsan};
 
 /// What the test command can be told.
 #[derive(Args)]
@@ -39,10 +39,11 @@ struct Run {
 
 type Tier = (&'static str, fn(&mut Run) -> Result<Counts>);
 
-const TIERS: [Tier; 12] = [
+const TIERS: [Tier; 13] = [
     ("format", format),
     ("lint", lint),
     ("docs", docs),
+    ("book", book),
     ("unit", unit),
     ("tsan", races),
     ("fuzz", fuzzed),
@@ -118,6 +119,11 @@ fn lint(_: &mut Run) -> Result<Counts> {
 
 fn docs(_: &mut Run) -> Result<Counts> {
     check("doc", &[cargo::DOCS], &[("RUSTDOCFLAGS", cargo::DOCS_FLAGS)])
+}
+
+fn book(run: &mut Run) -> Result<Counts> {
+    let counts = book::check(!run.no_install)?;
+    Ok(counts.unwrap_or_else(|| skip("mdbook is not installed, and could not be or was not to be")))
 }
 
 /// Cargo commands that all must succeed: one test.

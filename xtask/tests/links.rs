@@ -12,7 +12,9 @@ fn documents(folder: &Path, all: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() && name != "target" && name != ".git" {
+        // The book's chapters have links within the book, which `cargo xtask book` looks at.
+        let is_other = ["target", ".git", "book"].contains(&name.as_str());
+        if path.is_dir() && !is_other {
             documents(&path, all);
         } else if name.ends_with(".md") {
             all.push(path);
