@@ -63,6 +63,10 @@ pub fn run(args: &TestArgs) -> Result<i32> {
     if with_vm {
         needs.extend(setup::VM);
     }
+    // The virtual machine's service comes from packages, where these can be had.
+    if (with_vm || wanted("packages")) && !args.no_install {
+        needs.extend(setup::PACKAGES);
+    }
     setup::ensure(&needs, setup::Missing::from_flag(args.no_install))?;
 
     let image = if with_vm { image_in_background()? } else { None };
