@@ -19,6 +19,7 @@ mod cause;
 mod coldplug;
 mod counted;
 mod deadlines;
+mod documents;
 mod eject;
 mod event_loops;
 mod faults;
@@ -184,6 +185,7 @@ const SCENARIOS: &[Scenario] = &[
     Scenario::new("coldplug", coldplug::run),
     Scenario { backends: &[Backend::SwSync], ..Scenario::new("units", units::run) },
     Scenario { backends: SW_SYNC, ..Scenario::new("journal", journal::run) },
+    Scenario { backends: SW_SYNC, ..Scenario::new("documents", documents::run) },
     Scenario::new("share", share::run),
     Scenario::new("exporter-killed", share::exporter_killed),
     Scenario { bound: SLOW, ..Scenario::new("restart/killed", restart::killed) },
