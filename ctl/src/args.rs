@@ -137,8 +137,9 @@ impl EjectArgs {
 /// Where metrics go.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
-Counters begin with the service's process, which is not started for this (dmashare_up says whether it runs). With --textfile they are written for node_exporter's textfile \
-collector, and never half: a file of another name is put in the place of the last one.")]
+Counters begin with the service's process, which is not started for this (dmashare_up says whether it \
+runs). With --textfile they are written for node_exporter's textfile collector, and never half: a file of \
+another name is put in the place of the last one.")]
 pub struct MetricsArgs {
     /// Write them here (dmashare.prom in the collector's folder), in place of standard output
     #[arg(long, value_name = "FILE", conflicts_with = "json")]

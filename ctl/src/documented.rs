@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
+use dmasharectl::doctor::{Finding, Host, ServiceState, diagnose};
 
 use crate::args::Args;
 
@@ -69,4 +70,19 @@ fn a_call_ends_where_it_does() {
     assert_eq!(calls("see `dmasharectl quotas`), and `dmasharectl top`"), ["quotas", "top"]);
     assert_eq!(calls("dmasharectl eject card1     # …and it is"), ["eject card1"]);
     assert!(Args::try_parse_from(["dmasharectl", "ejekt"]).is_err());
+}
+
+/// What `doctor` looks at has a line in the book, with what to do, and its name is in JSON.md.
+#[test]
+fn every_finding_is_in_the_documents() {
+    let diagnosis = diagnose(&Host::this(), &ServiceState::Stopped);
+    let shape = include_str!("../JSON.md");
+    let (_, shape) = shape.split_once("## `doctor`").unwrap();
+    let book = include_str!("../../docs/book/troubleshooting.md");
+    for Finding { id, .. } in &diagnosis.findings {
+        assert!(shape.contains(&format!("`{id}`")), "{id} is not in JSON.md");
+        let line = |line: &&str| line.starts_with("| ") && line.contains(&format!("`{id}`"));
+        assert!(book.lines().any(|it| line(&it)), "{id} is not in the book");
+    }
+    assert!(diagnosis.findings.len() > 8, "{:?}", diagnosis.findings);
 }

@@ -47,9 +47,11 @@ pub fn print_json(value: &Value) -> Result<Reader, Failure> {
 pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}", std::process::id()));
-    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, path));
+    // Never through what somebody else has put there: root may write into others' folders.
+    let mut file = fs::File::create_new(&new)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&new, path));
     if written.is_err() {
-        // It may not have come to be there.
+        // The first error is the one to be told.
         _ = fs::remove_file(&new);
     }
     written
@@ -76,6 +78,15 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
         // A folder cannot be replaced by a file.
         fs::create_dir(dir.path().join("folder")).unwrap();
+        // What is in the place of the new file is not written to, and not taken away.
+        let other = dir.path().join("other");
+        fs::write(&other, "other\n").unwrap();
+        let there = dir.path().join(format!("dmashare.prom.{}", std::process::id()));
+        std::os::unix::fs::symlink(&other, &there).unwrap();
+        write_whole(&path, "four\n").unwrap_err();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "other\n");
+        fs::remove_file(&there).unwrap();
+        fs::remove_file(&other).unwrap();
         write_whole(&dir.path().join("folder"), "three\n").unwrap_err();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }

@@ -116,19 +116,9 @@ fn configuration() -> Vec<u8> {
     comment(&mut page, said.drain(..));
     page.control("SH", ["SEE ALSO"]);
     page.text([roman("dmashared(8)")]);
-    page.to_roff_bytes()
-}
-
-trait Bytes {
-    fn to_roff_bytes(&self) -> Vec<u8>;
-}
-
-impl Bytes for Roff {
-    fn to_roff_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        self.to_writer(&mut out).unwrap();
-        out
-    }
+    let mut out = Vec::new();
+    page.to_writer(&mut out).unwrap();
+    out
 }
 
 /// Text as it flows, and what is set off or is TOML as it stands.

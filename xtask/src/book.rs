@@ -10,13 +10,21 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::counts::Counts;
+use crate::tool::Tool;
 use crate::vm::stage;
 use crate::{cargo, paths};
 
 mod reference;
 
-/// Built into the cache where the machine has none.
-const VERSION: &str = "0.5.4";
+const TOOL: Tool = Tool {
+    package: "mdbook",
+    version: "0.5.4",
+    program: "mdbook",
+    // Unoptimised: it runs for a second.
+    arguments: &["--debug", "--no-default-features", "--features", "search"],
+    environment: &[],
+    is_enough: |said| said.starts_with("mdbook v0.5."),
+};
 /// Where what is no chapter is to be seen.
 const REPOSITORY: &str = "https://github.com/dmashare/dmashare/blob/main/";
 /// Documents of the tree that are chapters, by their names in the book.
@@ -47,7 +55,7 @@ pub struct BookArgs {
 
 /// Builds it; the result is this program's exit status.
 pub fn run(args: &BookArgs) -> Result<i32> {
-    let Some(program) = program(!args.no_install)? else {
+    let Some(program) = TOOL.find(!args.no_install)? else {
         bail!("there is no mdbook; cargo install mdbook");
     };
     println!("{}", build(&program)?.join("index.html").display());
@@ -56,31 +64,9 @@ pub fn run(args: &BookArgs) -> Result<i32> {
 
 /// The tier of the tests. `None` where there is no mdbook.
 pub fn check(build_tools: bool) -> Result<Option<Counts>> {
-    let Some(program) = program(build_tools)? else { return Ok(None) };
+    let Some(program) = TOOL.find(build_tools)? else { return Ok(None) };
     build(&program)?;
     Ok(Some(Counts::one(true)))
-}
-
-/// The program: the machine's own, else the cache's, else built into the cache.
-fn program(build: bool) -> Result<Option<PathBuf>> {
-    let own = PathBuf::from("mdbook");
-    let version = Command::new(&own).arg("--version").stdin(Stdio::null()).output();
-    if version.is_ok_and(|output| output.stdout.starts_with(b"mdbook v0.5")) {
-        return Ok(Some(own));
-    }
-    let root = paths::cache()?.join(format!("mdbook-{VERSION}"));
-    let program = root.join("bin/mdbook");
-    if program.is_file() || !build {
-        return Ok(program.is_file().then_some(program));
-    }
-    println!("mdbook {VERSION} is built into {}; this takes some minutes", root.display());
-    // Unoptimised: it runs for a second.
-    let status = cargo::cargo(&["install", "--locked", "--debug", "--version", VERSION, "mdbook"])
-        .args(["--no-default-features", "--features", "search", "--root"])
-        .arg(&root)
-        .status()
-        .context("cannot start cargo")?;
-    Ok((status.success() && program.is_file()).then_some(program))
 }
 
 /// Puts it together, and has mdbook make pages of it. Hands back their folder.

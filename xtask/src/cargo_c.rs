@@ -6,56 +6,42 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, paths};
+use crate::paths;
+use crate::tool::Tool;
 
-/// The newest that the oldest toolchain here builds.
-const VERSION: &str = "0.10.16+cargo-0.91.0";
+const TOOL: Tool = Tool {
+    package: "cargo-c",
+    // The newest that the oldest toolchain here builds.
+    version: "0.10.16+cargo-0.91.0",
+    program: "cargo-capi",
+    // Unoptimised: it is built once, runs for a second, and most of that is cargo's own work.
+    arguments: &["--debug", "--bin", "cargo-capi"],
+    environment: &[
+        ("CARGO_PROFILE_DEV_DEBUG", "0"),
+        ("CARGO_PROFILE_DEV_OPT_LEVEL", "0"),
+        ("CARGO_PROFILE_DEV_STRIP", "symbols"),
+    ],
+    is_enough,
+};
 
 /// Where the C library is put for those who build against it, as under /usr.
 pub fn prefix() -> Result<PathBuf> {
     Ok(paths::target()?.join("c/usr"))
 }
 
-/// The program: the machine's own, else the cache's, else built into the cache. `None` where it is
-/// neither there nor to be built.
+/// That it cannot be built is an error.
 fn program(build: bool) -> Result<Option<PathBuf>> {
-    let own = PathBuf::from("cargo-capi");
-    if version(&own).is_some_and(|version| is_enough(&version)) {
-        return Ok(Some(own));
-    }
-    let root = paths::cache()?.join(format!("cargo-c-{VERSION}"));
-    let program = root.join("bin/cargo-capi");
-    if program.is_file() {
-        return Ok(Some(program));
-    }
-    if !build {
-        return Ok(None);
-    }
-    println!("cargo-c {VERSION} is built into {}; this takes some minutes", root.display());
-    // Unoptimised: it is built once, runs for a second, and most of that is cargo's own work.
-    let status = cargo::cargo(&["install", "--locked", "--debug", "--version", VERSION])
-        .args(["--bin", "cargo-capi", "cargo-c", "--root"])
-        .arg(&root)
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0")
-        .env("CARGO_PROFILE_DEV_STRIP", "symbols")
-        .status()
-        .context("cannot start cargo")?;
-    if !status.success() || !program.is_file() {
+    let program = TOOL.find(build)?;
+    if build && program.is_none() {
         bail!("cargo-c cannot be built");
     }
-    Ok(Some(program))
+    Ok(program)
 }
 
 /// Where the program is, built if need be; `None` where it is the machine's own, which is found.
 pub fn folder() -> Result<Option<PathBuf>> {
     let program = program(true)?.context("no cargo-c")?;
     Ok(program.parent().filter(|folder| folder.is_absolute()).map(Path::to_path_buf))
-}
-
-fn version(program: &Path) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// From 0.10 on: `cargo-c 0.10.16+cargo-0.91.0`.

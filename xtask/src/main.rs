@@ -20,6 +20,7 @@ mod setup;
 mod test;
 mod test_c;
 mod test_vm;
+mod tool;
 mod tsan;
 mod vm;
 

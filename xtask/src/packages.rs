@@ -134,11 +134,8 @@ pub fn build(tree: &Path, built: Option<&Built<'_>>) -> Result<Vec<PathBuf>> {
     }
     let status = command.status().context("cannot start dpkg-buildpackage")?;
     if !status.success() {
-        let text = fs::read(&log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = lines[lines.len().saturating_sub(25)..].join("\n  ");
-        bail!("dpkg-buildpackage failed ({status}); the end of {}:\n  {tail}", log.display());
+        let tail = paths::tail(&log, 25);
+        bail!("dpkg-buildpackage failed ({status}); the end of {}:\n{tail}", log.display());
     }
     let mut debs = Vec::new();
     for entry in fs::read_dir(work).context("the packages' folder")? {

@@ -171,7 +171,7 @@ fn fuzzed(_: &mut Run) -> Result<Counts> {
 }
 
 fn deny(run: &mut Run) -> Result<Counts> {
-    let Some(program) = deny::program(!run.no_install)? else {
+    let Some(program) = deny::TOOL.find(!run.no_install)? else {
         return Ok(skip("cargo-deny is not installed, and could not be or was not to be"));
     };
     let mut all = Counts::default();

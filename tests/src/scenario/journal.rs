@@ -1,13 +1,12 @@
 //! What an unplug leaves in the journal, as a person reads it: each line that matters is explained, by the
 //! catalogue that is installed, with what it is about in its place.
 
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::pair::Pair;
 use crate::actor::Task;
 use crate::scenario::figures::show;
+use crate::world::journalctl;
 use crate::{BOUND, Unplug, World};
 
 pub(super) fn run(world: &mut World) -> Result<()> {
@@ -50,16 +49,5 @@ fn explained(pid: i32, wanted: &str) -> Result<()> {
 }
 
 fn journal(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("journalctl")
-        .args(["--boot", "--no-pager"])
-        .args(arguments)
-        .output()
-        .context("journalctl")?;
-    ensure!(
-        output.status.success(),
-        "journalctl {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    journalctl(&[&["--boot", "--no-pager"], arguments].concat())
 }

@@ -12,6 +12,7 @@ use dmashare::Connection;
 use super::{Skip, restart};
 use crate::World;
 use crate::scenario::figures::show;
+use crate::world::systemctl;
 
 /// Where they lie, by version.
 const STAGED: &str = "/mnt/stage/packages";
@@ -203,15 +204,4 @@ fn installed(package: &str) -> Result<String> {
 /// A unit's ActiveState.
 fn state(unit: &str) -> Result<String> {
     systemctl(&["show", "-P", "ActiveState", unit])
-}
-
-fn systemctl(arguments: &[&str]) -> Result<String> {
-    let output = Command::new("systemctl").args(arguments).output().context("systemctl")?;
-    ensure!(
-        output.status.success(),
-        "systemctl {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

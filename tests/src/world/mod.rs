@@ -18,6 +18,8 @@ mod vm;
 mod wait;
 mod watchdog;
 
+pub(crate) use vm::{journalctl, systemctl};
+
 pub use kind::{Backend, Machine, Unplug};
 pub use udevd::NoUdevd;
 pub use watchdog::Watched;

@@ -150,7 +150,8 @@ pub(super) fn synthetic(card: &Card, action: &str) -> Result<()> {
     fs::write(&path, action).with_context(|| path.clone())
 }
 
-pub(super) fn systemctl(arguments: &[&str]) -> Result<String> {
+/// Its output, without the last line break.
+pub fn systemctl(arguments: &[&str]) -> Result<String> {
     let output = Command::new("systemctl").args(arguments).output().context("systemctl")?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
@@ -254,7 +255,8 @@ pub(super) fn log_of_run() -> Result<String> {
     journalctl(&["--boot", "--no-pager", "--output=cat", fields, &pid])
 }
 
-pub(super) fn journalctl(arguments: &[&str]) -> Result<String> {
+/// Its output.
+pub fn journalctl(arguments: &[&str]) -> Result<String> {
     let output = Command::new("journalctl").args(arguments).output().context("journalctl")?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);

@@ -67,7 +67,7 @@ pub fn start(share: Option<&Path>, progress: &Progress) -> Result<()> {
         // It closes its output once it is ready, or dead.
         output.read_to_string(&mut word)?;
         if word != "ready\n" {
-            bail!("it did not start:\n{}", super::tail(&log, 40));
+            bail!("it did not start:\n{}", paths::tail(&log, 40));
         }
         Ok(())
     })

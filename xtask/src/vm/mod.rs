@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use vm_frames::{End, Exec, ToHost};
 
-use crate::paths;
+use crate::paths::{self, tail};
 use crate::progress::Progress;
 use channel::Channel;
 pub use shell::print;
@@ -181,12 +181,4 @@ pub fn command(argv: &[&str], timeout_s: u64) -> Exec {
         timeout_s: Some(timeout_s),
         ..Exec::default()
     }
-}
-
-/// The last lines of a log.
-fn tail(path: &Path, lines: usize) -> String {
-    let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
 }
