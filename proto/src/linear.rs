@@ -62,11 +62,26 @@ fn samples(format: DrmFourcc) -> Option<&'static [Samples]> {
     })
 }
 
+/// The format that `fourcc` names. The list of `drm_fourcc.h` has the flag
+/// `DRM_FORMAT_BIG_ENDIAN` too, which is set beside a format and is none by itself.
+///
+/// # Errors
+/// [`ErrorCode::BAD_LAYOUT`]: it is no format code.
+pub fn format(fourcc: u32) -> Result<DrmFourcc, WireError> {
+    match DrmFourcc::try_from(fourcc) {
+        Ok(format) if format != DrmFourcc::Big_endian => Ok(format),
+        _ => {
+            let text = format!("{fourcc:#010x} is no DRM format code");
+            Err(WireError::new(ErrorCode::BAD_LAYOUT, text))
+        }
+    }
+}
+
 /// How many rows a plane has, and how many bytes of each are pixels; `None` where the format has no
 /// linear layout known here, or no such plane.
 #[must_use]
 pub fn rows(layout: &Layout, plane: usize) -> Option<(u32, u32)> {
-    let format = DrmFourcc::try_from(layout.fourcc).ok()?;
+    let format = format(layout.fourcc).ok()?;
     let Samples { bytes, across, down } = samples(format)?.get(plane)?;
     let row = u64::from(layout.width).div_ceil(*across) * bytes;
     let rows = u64::from(layout.height).div_ceil(*down);
@@ -86,11 +101,11 @@ pub fn plan(wanted: Allocate) -> Result<(Layout, u64), WireError> {
     if width > MAX_EXTENT || height > MAX_EXTENT {
         return bad(format!("width and height are at most {MAX_EXTENT}"));
     }
-    let Ok(format) = DrmFourcc::try_from(fourcc) else {
-        return bad(format!("{fourcc:#010x} is no DRM format code"));
-    };
-    let Some(samples) = samples(format) else {
-        return bad(format!("no linear layout of {format} is known; use one of 8, 16 or 32 bits"));
+    let Some(samples) = samples(format(fourcc)?) else {
+        // Not by the crate's own `Display`, which panics for what is not letters.
+        let letters = fourcc.to_le_bytes();
+        let letters = letters.escape_ascii();
+        return bad(format!("no linear layout of {letters} is known; use one of 8, 16 or 32 bits"));
     };
     let mut size = 0_u64;
     let mut planes = Vec::with_capacity(samples.len());
@@ -153,6 +168,9 @@ mod tests {
         assert!(of(MAX_EXTENT + 1, 1, DrmFourcc::Xrgb8888).is_err());
         assert!(of(MAX_EXTENT, MAX_EXTENT, DrmFourcc::Yuv420).is_err(), "offsets have 32 bits");
         assert!(plan(Allocate { width: 1, height: 1, fourcc: 0x1234_5678 }).is_err());
-        assert!(of(16, 16, DrmFourcc::Nv15).is_err(), "ten bits, packed");
+        let packed = of(16, 16, DrmFourcc::Nv15).unwrap_err();
+        assert!(packed.message.contains("NV15"), "ten bits, packed: {packed:?}");
+        let flag = of(16, 16, DrmFourcc::Big_endian).unwrap_err();
+        assert!(flag.message.contains("0x80000000"), "a flag, and no format: {flag:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use dmashare_proto::limits::{MAX_EXTENT, MAX_PLANES};
 use dmashare_proto::message::Layout;
-use dmashare_proto::{ErrorCode, WireError};
+use dmashare_proto::{ErrorCode, WireError, linear};
 use drm_fourcc::{DrmFourcc, DrmModifier};
 
 /// Bytes of one pixel in the first plane, 1 where the format has no whole number of them.
@@ -67,9 +67,7 @@ pub(super) fn check(layout: &Layout, sizes: &[u64]) -> Result<(), WireError> {
     if layout.width > MAX_EXTENT || layout.height > MAX_EXTENT {
         return bad(format!("width and height are at most {MAX_EXTENT}"));
     }
-    let Ok(format) = DrmFourcc::try_from(layout.fourcc) else {
-        return bad(format!("{:#010x} is no DRM format code", layout.fourcc));
-    };
+    let format = linear::format(layout.fourcc)?;
     // Only rows of a linear buffer can be counted; tiles have a size that only the driver knows.
     let linear =
         matches!(DrmModifier::from(layout.modifier), DrmModifier::Linear | DrmModifier::Invalid);
@@ -125,6 +123,8 @@ mod tests {
         let mut unknown = xrgb(16, 4, 0, 64);
         unknown.fourcc = 0x1234_5678;
         assert!(check(&unknown, &[256]).is_err());
+        unknown.fourcc = DrmFourcc::Big_endian as u32;
+        assert!(check(&unknown, &[256]).is_err(), "a flag, and no format");
         let mut five = xrgb(16, 4, 0, 64);
         five.planes = vec![Plane { offset: 0, stride: 64 }; 5];
         assert!(check(&five, &[256; 5]).is_err());
