@@ -79,6 +79,8 @@ fn build(program: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&source).context("cannot create the book's folder")?;
     cargo::copy_file(&paths::root().join("docs/book/book.toml"), &book.join("book.toml"))?;
     stage::copy_all(&paths::root().join("bench/results"), &source.join("results"))?;
+    let picture = "unplug.svg";
+    cargo::copy_file(&paths::root().join("docs/book").join(picture), &source.join(picture))?;
     for (from, to) in CHAPTERS {
         let text =
             fs::read_to_string(paths::root().join(from)).with_context(|| format!("no {from}"))?;

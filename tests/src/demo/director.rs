@@ -56,15 +56,21 @@ pub fn run(options: &RunOptions) -> Result<Measured> {
     };
     let mut consumer = Part::start("consumer", &part(&igpu_card))?;
     ready(&mut consumer)?;
+    let mut bystander = Part::start("bystander", &part(&igpu_card))?;
+    ready(&mut bystander)?;
     let mut producer = Part::start("producer", &part(&egpu_card))?;
     let exported = ready(&mut producer)?;
     story::started("producer", producer.pid(), "eGPU", &format!("{exported} buffers exported"));
     let imported = ready(&mut consumer)?;
     let imported = format!("the {imported} buffers imported by token");
     story::started("consumer", consumer.pid(), "iGPU", &imported);
+    let handed = ready(&mut bystander)?;
+    let handed = format!("the {handed} dma-bufs themselves, without the broker");
+    story::started("bystander", bystander.pid(), "iGPU", &handed);
 
     let watch = Watch::start(&bus, egpu.id)?;
     let Said::Waiting(sharing) = consumer.said()? else { bail!("the consumer skips its frames") };
+    let Said::Waits = bystander.said()? else { bail!("the bystander does not wait") };
     story::shared(&sharing);
     let before = DeviceCounts { buffers: 3, imports: 3, fences: 1, ..DeviceCounts::default() };
     // D-Bus is told at most every 100 ms.
@@ -89,8 +95,10 @@ pub fn run(options: &RunOptions) -> Result<Measured> {
     let pids = [producer.pid(), consumer.pid()];
     let left =
         settled(BOUND, || Ok(left(&broker.snapshot()?, egpu.id, pids)), |left| !left.is_held())?;
+    let Said::Bystander(without) = bystander.said()? else { bail!("the bystander has no story") };
     producer.end()?;
     consumer.end()?;
+    bystander.end()?;
     Ok(Measured {
         service,
         egpu,
@@ -102,6 +110,7 @@ pub fn run(options: &RunOptions) -> Result<Measured> {
         signal,
         producer: drew,
         consumer: saw,
+        bystander: without,
         left,
     })
 }

@@ -82,10 +82,14 @@ pub enum Said {
     Ready(usize),
     /// The consumer is about to wait for a frame that will never come.
     Waiting(Sharing),
+    /// The bystander waits for the same frame.
+    Waits,
     /// The producer, when all was over.
     Producer(ProducerStory),
     /// The consumer, when all was over.
     Consumer(ConsumerStory),
+    /// The bystander, when it has waited long enough.
+    Bystander(BystanderStory),
 }
 
 /// How the sharing went until the last frame.
@@ -163,6 +167,25 @@ pub struct ConsumerStory {
     pub buffer_fds: usize,
     /// When it was told that nothing of the device is left.
     pub gone_ns: u64,
+}
+
+/// What a consumer sees that has no broker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BystanderStory {
+    /// When it began to wait for the fence itself.
+    pub since_ns: u64,
+    /// When it stopped.
+    pub gave_up_ns: u64,
+    /// Whether the fence was pending then.
+    pub pending: bool,
+    /// Buffers that it was handed.
+    pub buffers: usize,
+    /// How many of them still show a picture.
+    pub shown: usize,
+    /// Of the buffers in /proc/self/fd, then.
+    pub buffer_fds: usize,
+    /// GEM handles made of the buffers on its GPU.
+    pub gem_handles: usize,
 }
 
 /// What the thread saw that scans out the last good frame, as a screen does.

@@ -5,7 +5,7 @@ use dmasharectl::model::{Client, ClientCounts, Device, DeviceCounts, Service};
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::lines::{ConsumerStory, ProducerStory, Sharing};
+use super::lines::{BystanderStory, ConsumerStory, ProducerStory, Sharing};
 use super::watch::LostSignal;
 
 /// All of it.
@@ -31,6 +31,8 @@ pub struct Measured {
     pub producer: ProducerStory,
     /// What the consumer saw.
     pub consumer: ConsumerStory,
+    /// What the one without the broker saw.
+    pub bystander: BystanderStory,
     /// What is left on D-Bus, with both processes still connected.
     pub left: Left,
 }
@@ -70,7 +72,7 @@ impl Measured {
     /// Every claim that does not hold.
     #[must_use]
     pub fn failures(&self) -> Vec<String> {
-        let Self { report, sharing, producer, consumer, left, .. } = self;
+        let Self { report, sharing, producer, consumer, bystander, left, .. } = self;
         let mut failures = Vec::new();
         let mut claim = |holds: bool, what: String| {
             if !holds {
@@ -122,6 +124,14 @@ impl Measured {
         claim(
             producer.buffers_lost == producer.buffers,
             format!("the producer knows of {} lost buffers", producer.buffers_lost),
+        );
+        claim(
+            bystander.pending && bystander.gave_up_ns > consumer.gone_ns,
+            "the bystander's fence has ended, or it gave up before all was over".to_owned(),
+        );
+        claim(
+            (bystander.shown, bystander.buffer_fds) == (n, n),
+            format!("the bystander's buffers are gone: {bystander:?}"),
         );
         claim(!left.is_held(), format!("not everything was let go of: {left:?}"));
         claim(left.clients.len() == 2, format!("{} clients are connected", left.clients.len()));

@@ -1,6 +1,8 @@
 //! The demo: an eGPU is pulled in the middle of a frame. A producer and a consumer share frames
-//! through the real broker; every line that is printed was measured, and what is claimed is checked.
+//! through the real broker, and a bystander has the same without it; every line that is printed was
+//! measured, and what is claimed is checked.
 
+mod bystander;
 mod consumer;
 mod director;
 mod frame;
@@ -31,6 +33,7 @@ pub fn main() -> ExitCode {
     let (name, result) = match &options.part {
         Some(Part::Producer(part)) => ("producer: ", producer::run(part)),
         Some(Part::Consumer(part)) => ("consumer: ", consumer::run(part)),
+        Some(Part::Bystander(part)) => ("bystander: ", bystander::run(part)),
         None => ("", demo(&options.run)),
     };
     match result {

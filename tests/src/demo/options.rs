@@ -44,6 +44,9 @@ pub enum Part {
     /// Shows frames on the iGPU.
     #[command(hide = true)]
     Consumer(PartOptions),
+    /// Has the same buffers and the last fence on the iGPU, without the broker.
+    #[command(hide = true)]
+    Bystander(PartOptions),
 }
 
 /// What such a process is told.
@@ -64,4 +67,12 @@ pub struct PartOptions {
     /// Frames to share; the one after them is never finished.
     #[arg(long)]
     pub frames: u32,
+}
+
+impl PartOptions {
+    /// The socket between producer and bystander, which the bystander binds.
+    #[must_use]
+    pub fn raw_socket(&self) -> PathBuf {
+        self.frames_socket.with_extension("raw")
+    }
 }

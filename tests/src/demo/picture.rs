@@ -31,5 +31,15 @@ pub fn svg(of: &Measured) -> String {
             .mark(acknowledged.map_or(0.0, us), "acknowledged", Tone::Good)
             .span(us(of.sharing.last_ns), us(of.consumer.screen.refused_ns), shown, Tone::Good);
     }
+    let bystander = &of.bystander;
+    let (since, gave_up) = (of.us(bystander.since_ns), of.us(bystander.gave_up_ns));
+    let wait =
+        format!("waits on the fence of frame {} itself: it never ends", of.sharing.waits_for);
+    let told = "gives up; told nothing".to_owned();
+    picture.lanes.push(Lane::new("without dmashare").span(since, gave_up, wait, Tone::Bad).mark(
+        gave_up,
+        told,
+        Tone::Bad,
+    ));
     timeline_svg(&picture)
 }

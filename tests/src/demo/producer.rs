@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dmashare::{Connection, Error, Event, ExportedBuffer, FenceOptions, Grant, SharedFence};
 use dmashare_uapi::sync_file::Status;
 
+use super::bystander::hand_over;
 use super::frame::{HEIGHT, draw};
 use super::gpu::{Canvas, Gpu};
 use super::lines::{Lines, ProducerStory, Said, ToConsumer, ToProducer, send};
@@ -47,10 +48,14 @@ pub fn run(options: &PartOptions) -> Result<()> {
     }
     let consumer = UnixStream::connect(&options.frames_socket)?;
     send(&mut &consumer, &ToConsumer::Buffers(tokens))?;
+    let bystander = UnixStream::connect(options.raw_socket())?;
+    let dma_bufs = buffers.iter().map(|shared| shared.canvas.buffer.dma_buf.as_fd());
+    hand_over(&bystander, &dma_bufs.collect::<Vec<_>>())?;
     send(&mut io::stdout(), &Said::Ready(buffers.len()))?;
 
     let mut link = Link { gpu: &gpu, broker: &broker, buffers: &buffers, consumer: &consumer };
     let stuck = link.frames(options.frames)?;
+    hand_over(&bystander, &[stuck.work.fd()])?;
     let story = after_the_loss(&link, &stuck)?;
     send(&mut io::stdout(), &Said::Producer(story))?;
     // Stays connected until it is told to end, so that what is counted then is not its absence.

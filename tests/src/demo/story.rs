@@ -69,7 +69,8 @@ pub fn before(counts: &DeviceCounts, sharing: &Sharing) {
     say(
         "before",
         &format!(
-            "on D-Bus: {}; frame {} is half drawn, and the consumer waits for it",
+            "on D-Bus: {}; frame {} is half drawn; the consumer waits for its guard, the bystander \
+             for the fence itself",
             counted(counts),
             sharing.waits_for
         ),
@@ -109,7 +110,7 @@ pub struct Moment {
 /// All that happened, in its order.
 #[must_use]
 pub fn moments(of: &Measured) -> Vec<Moment> {
-    let Measured { report, sharing, producer, consumer, signal, .. } = of;
+    let Measured { report, sharing, producer, consumer, bystander, signal, .. } = of;
     let mut moments = Vec::new();
     let mut add = |at_ns: u64, who, what: String, tone| {
         moments.push(Moment { at_ns, who, what, tone });
@@ -139,6 +140,9 @@ pub fn moments(of: &Measured) -> Vec<Moment> {
     let lost = format!("told: buffers lost ({})", producer.buffers_lost);
     add(producer.told_ns, "producer", lost, Tone::Bad);
     add(producer.refused_ns, "producer", "next export refused".to_owned(), Tone::Plain);
+    let waits = format!("waits on the fence of frame {frame} itself");
+    add(bystander.since_ns, "bystander", waits, Tone::Plain);
+    add(bystander.gave_up_ns, "bystander", "still waits, and gives up".to_owned(), Tone::Bad);
     add(signal.at_ns, "D-Bus", format!("signal Lost, {}", clean(&signal.cause)), Tone::Plain);
     moments.sort_by_key(|moment| moment.at_ns);
     moments
@@ -166,7 +170,7 @@ pub fn told(of: &Measured) {
         println!("{:>9}  {who:<9} {what}", micros(of.us(at_ns)));
     }
     println!();
-    let Measured { sharing, producer, consumer, left, .. } = of;
+    let Measured { sharing, producer, consumer, bystander, left, .. } = of;
     let refusal = clean(&producer.refusal);
     say(
         "producer",
@@ -212,6 +216,20 @@ pub fn told(of: &Measured) {
         ),
     );
     say(
+        "bystander",
+        &format!(
+            "without the broker: the fence of frame {} was {} {} µs after the uevent, when it gave up; \
+             nobody had told it anything; {} of its {} buffers still show a picture of a GPU that is \
+             gone; fds of the buffers: {} now",
+            sharing.waits_for,
+            if bystander.pending { "pending" } else { "signalled" },
+            micros(of.us(bystander.gave_up_ns)),
+            bystander.shown,
+            bystander.buffers,
+            bystander.buffer_fds,
+        ),
+    );
+    say(
         "after",
         &format!(
             "on D-Bus: {}, {} clients connected; the eGPU's object is {}",
@@ -227,7 +245,7 @@ pub fn closing(of: &Measured) {
     let gone = of.report.at(Step::Gone).map_or(0.0, |at_ns| of.us(at_ns));
     let text = format!(
         "From the uevent to the waiter awake: {} µs; until nothing of the eGPU was held: {} µs. \
-         Nobody hung, nobody crashed.",
+         With the broker nobody hung, nobody crashed.",
         micros(of.us(of.consumer.awake_ns)),
         micros(gone),
     );
