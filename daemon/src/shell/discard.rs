@@ -8,13 +8,15 @@
 //! A thread that hangs costs the client that made it hang: it is disconnected once too many of its
 //! descriptors wait, and a user who has left too many such threads behind is refused.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use dmashare_proto::limits::MAX_FDS;
@@ -27,25 +29,51 @@ use crate::core::{Account, Charge, Kind};
 pub(super) const MOST: usize = 64;
 /// How long they may.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// For how long a thread that has closed something does not look for more: a wake-up for each request
-/// costs more than most of what is closed. Not waited for by anybody but who has passed [`MOST`].
-const LULL: Duration = Duration::from_millis(2);
+/// For how long a connection's thread that has closed something does not look for more, if nobody hurries it, for
+/// each connection that there is: a wake-up for each request costs more than most of what is closed, and so
+/// all these threads together look so often at most. See [`lull`].
+const LULL_EACH: Duration = Duration::from_micros(250);
+/// At least.
+pub(super) const LEAST_LULL: Duration = Duration::from_millis(2);
+/// At most.
+const MOST_LULL: Duration = Duration::from_millis(100);
+/// So many of a connection's are closed at once.
+const ENOUGH: usize = MOST / 2;
 /// How long a request of a user's waits for what the user has passed before to be closed, where that takes the
 /// place of what the request may need: ten times as long as it takes, if nothing hangs.
 const TIGHT: Duration = Duration::from_millis(20);
 /// Threads that one user's former connections may leave behind.
 const MOST_STUCK: usize = 64;
 /// Such a thread only closes.
-const STACK: usize = 64 * 1024;
+pub(super) const STACK: usize = 64 * 1024;
+
+/// How long that is among so many connections.
+fn lull(connections: usize) -> Duration {
+    let all = u32::try_from(connections).map_or(MOST_LULL, |count| LULL_EACH.saturating_mul(count));
+    all.clamp(LEAST_LULL, MOST_LULL)
+}
 
 /// The lanes of all connections, and of former ones whose thread still closes, by user.
 #[derive(Default)]
-pub(super) struct Lanes(HashMap<u32, OfUser>);
+pub(super) struct Lanes {
+    users: HashMap<u32, Rc<OfUser>>,
+    /// How many there are whose connection is there.
+    connections: Arc<AtomicUsize>,
+}
 
 #[derive(Default)]
 struct OfUser {
-    lanes: Vec<Arc<Waiting>>,
+    lanes: RefCell<Vec<Arc<Waiting>>>,
+    /// Connections that wait until all is closed.
+    in_need: Cell<usize>,
     all: Arc<All>,
+}
+
+impl OfUser {
+    /// What waits is closed at once.
+    fn hurry(&self) {
+        self.lanes.borrow().iter().for_each(|waiting| waiting.hurry());
+    }
 }
 
 /// What waits to be closed on all lanes of a user.
@@ -61,12 +89,14 @@ impl Lanes {
     /// # Errors
     /// `OVER_QUOTA`: the user's former connections have left too much behind.
     pub fn lane(&mut self, uid: u32) -> Result<Lane, WireError> {
-        self.0.retain(|_, user| {
+        self.users.retain(|_, user| {
+            let mut lanes = user.lanes.borrow_mut();
             // Held by its connection or by its thread as well, or else it is through.
-            user.lanes.retain(|waiting| Arc::strong_count(waiting) > 1);
-            !user.lanes.is_empty()
+            lanes.retain(|waiting| Arc::strong_count(waiting) > 1);
+            !lanes.is_empty()
         });
-        let OfUser { lanes, all } = self.0.entry(uid).or_default();
+        let user = self.users.entry(uid).or_default();
+        let mut lanes = user.lanes.borrow_mut();
         let stuck = lanes.iter().filter(|waiting| waiting.left_behind.load(Ordering::Relaxed));
         if stuck.count() >= MOST_STUCK {
             return Err(WireError::new(
@@ -79,8 +109,16 @@ impl Lanes {
         }
         let waiting = Arc::<Waiting>::default();
         lanes.push(Arc::clone(&waiting));
-        let all = Arc::clone(all);
-        Ok(Lane { waiting, all, thread: OnceCell::new(), account: OnceCell::new() })
+        drop(lanes);
+        let (user, connections) = (Rc::clone(user), Arc::clone(&self.connections));
+        connections.fetch_add(1, Ordering::Relaxed);
+        let (sender, account) = (OnceCell::new(), OnceCell::new());
+        Ok(Lane { waiting, user, connections, sender, account })
+    }
+
+    /// What waits is closed at once: a device is about to go, and one of its nodes may be among it.
+    pub fn hurry(&self) {
+        self.users.values().for_each(|user| user.hurry());
     }
 }
 
@@ -89,14 +127,27 @@ struct Waiting {
     count: AtomicUsize,
     left_behind: AtomicBool,
     fewer: Notify,
+    /// Who closes it, once something was to be closed.
+    thread: OnceLock<Thread>,
+}
+
+impl Waiting {
+    fn hurry(&self) {
+        if self.count.load(Ordering::Relaxed) > 0
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
 }
 
 /// One connection's way to get rid of descriptors.
 pub(super) struct Lane {
     waiting: Arc<Waiting>,
-    all: Arc<All>,
-    /// Started when it is first needed.
-    thread: OnceCell<Sender<Discarded>>,
+    user: Rc<OfUser>,
+    connections: Arc<AtomicUsize>,
+    /// To its thread, which is started when it is first needed.
+    sender: OnceCell<Sender<Discarded>>,
     account: OnceCell<Account>,
 }
 
@@ -111,22 +162,37 @@ impl Lane {
 
     /// Closes a descriptor, however long that takes.
     pub fn discard(&self, fd: OwnedFd) {
-        let thread = match self.thread.get() {
-            Some(thread) => thread,
-            None => match start(Arc::clone(&self.waiting), Arc::clone(&self.all)) {
-                Ok(thread) => self.thread.get_or_init(|| thread),
+        let sender = match self.sender.get() {
+            Some(sender) => sender,
+            None => match self.start() {
+                Ok(sender) => self.sender.get_or_init(|| sender),
                 Err(error) => {
                     tracing::error!(%error, "no thread to close a client's file; closed in place");
                     return;
                 }
             },
         };
-        self.waiting.count.fetch_add(1, Ordering::Relaxed);
-        self.all.count.fetch_add(1, Ordering::Relaxed);
+        let before = self.waiting.count.fetch_add(1, Ordering::Relaxed);
+        self.user.all.count.fetch_add(1, Ordering::Relaxed);
         let charge = self.account.get().map(|account| account.take(Kind::Descriptors, 1));
-        if thread.send((fd, charge)).is_err() {
+        if sender.send((fd, charge)).is_err() {
             tracing::error!("the thread that closes a client's files has ended");
         }
+        if before + 1 == ENOUGH || self.user.in_need.get() > 0 {
+            self.waiting.hurry();
+        }
+    }
+
+    fn start(&self) -> io::Result<Sender<Discarded>> {
+        let (sender, receiver) = channel();
+        let (waiting, all) = (Arc::clone(&self.waiting), Arc::clone(&self.user.all));
+        let connections = Arc::clone(&self.connections);
+        let started = thread::Builder::new()
+            .name("discard".to_owned())
+            .stack_size(STACK)
+            .spawn(move || close_all(&receiver, &waiting, &all, &connections))?;
+        self.waiting.thread.get_or_init(|| started.thread().clone());
+        Ok(sender)
     }
 
     /// Whether so many wait that the connection is not to be read on.
@@ -137,7 +203,7 @@ impl Lane {
     /// Whether what waits to be closed is in the way of the next request: without it, there were room on its
     /// user's account for as many descriptors as a request can bring.
     pub fn is_tight(&self) -> bool {
-        self.all.count.load(Ordering::Acquire) > 0
+        self.user.all.count.load(Ordering::Acquire) > 0
             && self
                 .account
                 .get()
@@ -146,13 +212,16 @@ impl Lane {
 
     /// Waits until that is closed, for a while.
     async fn has_closed(&self) {
+        let in_need = &self.user.in_need;
+        in_need.set(in_need.get() + 1);
         let closed = async {
             loop {
-                let mut none = std::pin::pin!(self.all.none.notified());
+                let mut none = std::pin::pin!(self.user.all.none.notified());
                 none.as_mut().enable();
                 if !self.is_tight() {
                     return;
                 }
+                self.user.hurry();
                 none.await;
             }
         };
@@ -161,6 +230,7 @@ impl Lane {
                 "a user has few descriptors left, and passed files that hang in closing"
             );
         }
+        in_need.set(in_need.get() - 1);
     }
 
     /// Waits until the connection may be read on.
@@ -190,21 +260,25 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
         self.waiting.left_behind.store(true, Ordering::Relaxed);
+        // No more will come, which its thread is to see.
+        drop(self.sender.take());
+        if let Some(thread) = self.waiting.thread.get() {
+            thread.unpark();
+        }
     }
 }
 
-fn start(waiting: Arc<Waiting>, all: Arc<All>) -> io::Result<Sender<Discarded>> {
-    let (sender, receiver) = channel();
-    std::thread::Builder::new()
-        .name("discard".to_owned())
-        .stack_size(STACK)
-        .spawn(move || close_all(&receiver, &waiting, &all))?;
-    Ok(sender)
-}
-
-fn close_all(receiver: &Receiver<Discarded>, waiting: &Waiting, all: &All) {
-    now_and_then(receiver, |(fd, charge)| {
+fn close_all(
+    receiver: &Receiver<Discarded>,
+    waiting: &Waiting,
+    all: &All,
+    connections: &AtomicUsize,
+) {
+    // Whoever hurries it leaves a token, if it does not rest just then.
+    let rest = || thread::park_timeout(lull(connections.load(Ordering::Relaxed)));
+    now_and_then(receiver, rest, |(fd, charge)| {
         drop(fd);
         drop(charge);
         if waiting.count.fetch_sub(1, Ordering::Release) == MOST {
@@ -216,67 +290,12 @@ fn close_all(receiver: &Receiver<Discarded>, waiting: &Waiting, all: &All) {
     });
 }
 
-/// Takes everything that comes, to the end, with a [`LULL`] after each look.
-fn now_and_then<T>(receiver: &Receiver<T>, mut take: impl FnMut(T)) {
+/// Takes everything that comes, to the end, with a rest after each look.
+pub(super) fn now_and_then<T>(receiver: &Receiver<T>, rest: impl Fn(), mut take: impl FnMut(T)) {
     while let Ok(first) = receiver.recv() {
         take(first);
         receiver.try_iter().for_each(&mut take);
-        std::thread::sleep(LULL);
-    }
-}
-
-/// Buffers that wait for the thread that closes them, before the main thread closes in place: so who
-/// makes them faster than their exporter can end them is held up.
-const MOST_UNUSED: usize = 4096;
-
-/// Where buffers are closed that nobody has any more: the last reference makes the exporter end them,
-/// and a large one takes milliseconds, of which the other clients are to have no part.
-#[derive(Default)]
-pub(super) struct Unused {
-    waiting: Arc<AtomicUsize>,
-    /// Started when it is first needed.
-    thread: OnceCell<Sender<Vec<Arc<OwnedFd>>>>,
-}
-
-impl Unused {
-    /// Drops these on another thread, unless too many wait there or there is none.
-    pub fn discard(&self, fds: Vec<Arc<OwnedFd>>) {
-        let count = fds.len();
-        if self.waiting.fetch_add(count, Ordering::Relaxed) + count > MOST_UNUSED {
-            self.waiting.fetch_sub(count, Ordering::Relaxed);
-            return;
-        }
-        let unsent = match self.thread() {
-            Some(thread) => thread.send(fds).is_err(),
-            None => true,
-        };
-        if unsent {
-            self.waiting.fetch_sub(count, Ordering::Relaxed);
-        }
-    }
-
-    fn thread(&self) -> Option<&Sender<Vec<Arc<OwnedFd>>>> {
-        if self.thread.get().is_none() {
-            let (sender, receiver) = channel::<Vec<Arc<OwnedFd>>>();
-            let waiting = Arc::clone(&self.waiting);
-            let started = std::thread::Builder::new()
-                .name("unused".to_owned())
-                .stack_size(STACK)
-                .spawn(move || {
-                    now_and_then(&receiver, |fds| {
-                        let count = fds.len();
-                        drop(fds);
-                        waiting.fetch_sub(count, Ordering::Relaxed);
-                    });
-                });
-            match started {
-                Ok(_) => return Some(self.thread.get_or_init(|| sender)),
-                Err(error) => {
-                    tracing::warn!(%error, "no thread to close buffers; they are closed in place");
-                }
-            }
-        }
-        self.thread.get()
+        rest();
     }
 }
 
@@ -348,6 +367,23 @@ mod tests {
         let kept = account.take(Kind::Descriptors, few);
         assert!(!lane.is_tight());
         drop(kept);
+    }
+
+    #[test]
+    fn all_threads_together_look_so_often_at_most() {
+        assert_eq!(lull(1), LEAST_LULL);
+        assert_eq!(lull(8), LEAST_LULL);
+        assert_eq!(lull(64), 8 * LEAST_LULL);
+        assert_eq!(lull(usize::MAX), MOST_LULL);
+    }
+
+    #[test]
+    fn a_lane_is_counted_while_its_connection_is_there() {
+        let mut lanes = Lanes::default();
+        let (one, other) = (lanes.lane(7).unwrap(), lanes.lane(8).unwrap());
+        assert_eq!(lanes.connections.load(Ordering::Relaxed), 2);
+        drop((one, other));
+        assert_eq!(lanes.connections.load(Ordering::Relaxed), 0);
     }
 
     #[test]

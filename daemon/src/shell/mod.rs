@@ -52,6 +52,7 @@ mod rehearse;
 pub mod start;
 mod tasks;
 mod timelines;
+mod unused;
 mod watchdog;
 
 pub use journal::{ENDER, HANGUP};
@@ -79,7 +80,7 @@ pub struct Shell {
     state_page: Arc<StatePage>,
     connections: IdMap<ClientId, Rc<Outbox>>,
     lanes: discard::Lanes,
-    unused: discard::Unused,
+    unused: unused::Unused,
     timelines: timelines::Timelines,
     tokens: TokenPool,
     bus: UnboundedSender<BusUpdate>,

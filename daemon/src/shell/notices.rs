@@ -17,6 +17,7 @@ impl Shell {
                 // Everyone is told before what there was is noted: that takes the longer the more it was.
                 self.event(|broker, out| broker.tell_lost(now_ns, device, &sweep, out));
                 self.event(|broker, out| broker.sweep_lost(device, out));
+                self.lanes.hurry();
                 self.keeper_lost(device);
             }
             Notice::ParentRemoved(device, at_ns) => {

@@ -189,7 +189,7 @@ pub async fn run(config: Config, options: Options) -> Result<()> {
         state_page,
         connections: IdMap::default(),
         lanes: super::discard::Lanes::default(),
-        unused: super::discard::Unused::default(),
+        unused: super::unused::Unused::default(),
         timelines: super::timelines::Timelines::default(),
         tokens: TokenPool::default(),
         bus: bus_to,

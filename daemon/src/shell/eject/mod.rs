@@ -285,6 +285,7 @@ impl Shell {
         match action {
             Action::Drain => {
                 self.event(|broker, out| broker.drain(device, by.to_owned(), out));
+                self.lanes.hurry();
             }
             Action::Undrain => self.event(|broker, out| broker.undrain(device, out)),
             Action::Expect => self.reactor.send(Command::Stand(device, Standing::Ejecting)),
@@ -324,6 +325,8 @@ impl Shell {
                 });
             }
             Action::Write(request) => {
+                // A client that asked for something meanwhile, and was refused, passed a node of the device.
+                self.lanes.hurry();
                 if let Request::Nudge { nodes, action: Nudge::Remove } = &request
                     && let Err(error) = self.ejects.note.keep(device, nodes)
                 {
