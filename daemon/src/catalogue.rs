@@ -24,6 +24,7 @@ pub const MESSAGES: &[(&str, &str)] = &[
     ("implicit-fence", "c160e7b51e7c4f22a891bfd9b106c66e"),
     ("client-overdue", "4145d73924e14b8dba63e07d63ca8268"),
     ("client-disconnected", "a79891ba0ac04686ae2d61e412adb256"),
+    ("client-failed", "d6389671bfa24fd29fa8cee9bbb7ddf6"),
     ("eject-began", "a6b09112b8fb4caabe0c6e915c7993a9"),
     ("eject-stage", "c07476070ec748158cd7015478516f24"),
     ("holder-ended", "9a750bf455e04f59925385bd231c145f"),

@@ -86,6 +86,10 @@ pub fn buffer(size: u64) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// A buffer of so many bytes is one at which a service on simulated devices panics: what becomes of who
+/// passes it, and of the others, is what a fault of the service's would come to.
+pub const FAULTY: u64 = 0xbad << 12;
+
 /// Which simulated buffer `fd` is; `None` if it is none. Never blocks.
 pub fn buffer_id(fd: BorrowedFd<'_>) -> io::Result<Option<DmaBufId>> {
     if is_path(fd)? {

@@ -19,6 +19,7 @@ pub(super) fn node(fd: BorrowedFd<'_>) -> Result<NodeId, WireError> {
 
 pub(super) fn dma_buf(fd: BorrowedFd<'_>) -> Result<DmaBuf, WireError> {
     match sim::buffer_id(fd).map_err(|error| internal(&error))? {
+        Some(id) if id.size == sim::FAULTY => panic!("a buffer that was made for this"),
         Some(id) => Ok(DmaBuf { inode: id.inode, size: id.size, exporter: "drm".to_owned() }),
         None => Err(wrong("a dma-buf (simulated: its memfd)", &look(fd)?)),
     }

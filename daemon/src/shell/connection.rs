@@ -122,7 +122,14 @@ fn begin(shell: &Shared, client: ClientId, socket: Registered, outbox: Rc<Outbox
     drop(this);
     let shell = Rc::clone(shell);
     tokio::task::spawn_local(async move {
-        serve(&shell, client, &socket, &outbox, &lane).await;
+        let (its, out) = (Rc::clone(&shell), Rc::clone(&outbox));
+        // A task of its own, so that a panic ends it, and not what is done here for every client that leaves.
+        let served = tokio::task::spawn_local(async move {
+            serve(&its, client, &socket, &out, &lane).await;
+        });
+        if served.await.is_err_and(|error| error.is_panic()) {
+            shell.borrow_mut().panicked(client, &outbox);
+        }
         shell.borrow_mut().connections.remove(&client);
         while shell.borrow_mut().event(|it, out| it.let_go_of_some(client, AT_ONCE, out)) {
             tokio::task::yield_now().await;
@@ -306,6 +313,26 @@ impl super::Shell {
                 }
             }
         }
+    }
+
+    /// Serving a client has panicked, which is a fault of this program's. The client has the harm of it alone: it is
+    /// told and closed, and so does not ask the same of another life.
+    fn panicked(&mut self, client: ClientId, outbox: &Outbox) {
+        self.journal.asked = None;
+        // As it was peeked at only. What is unread makes the client's next read an error (ECONNRESET), and
+        // not what it is told here.
+        if self.journal.keeps()
+            && let Err(error) = skip(outbox.socket())
+        {
+            tracing::debug!(%client, %error, "the request is there no more");
+        }
+        let pid = outbox.pid;
+        tracing::error!(name: "client-failed", %client, pid, "a request has led to a panic; who made it is disconnected");
+        let text = "a request of yours has led to a fault of the service's, which its journal has; please report \
+                    it. The connection is closed";
+        let error = WireError::new(ErrorCode::INTERNAL, text);
+        outbox.push(&Outgoing::Reply(0, Reply::Error(error)), Vec::new(), usize::MAX);
+        outbox.close();
     }
 
     /// A request of a former life's, which has no descriptors.

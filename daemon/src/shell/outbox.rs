@@ -126,6 +126,11 @@ impl Outbox {
         }
     }
 
+    /// The connection's.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// Whose account all is on. The first one stays.
     pub fn charge_to(&self, account: Account) {
         self.account.get_or_init(|| account);

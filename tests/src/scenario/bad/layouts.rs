@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use dmashare::{Layout, Plane};
 use dmashare_proto::ErrorCode;
 use dmashare_proto::limits::MAX_EXTENT;
+use dmashare_proto::message::{Allocate, Request};
 
 use crate::hostile::objects::export;
 use crate::hostile::{Bystanders, Raw, expect};
@@ -26,6 +27,11 @@ pub(super) fn run(world: &mut World) -> Result<()> {
             fds.resize(1 + planes, buffer.dma_buf.as_fd());
             let error = raw.refused(&export(layout), &fds)?;
             expect(&error, *code, words).with_context(|| format!("{what}: {layout:?}"))?;
+        }
+        for fourcc in [0, 1 << 31, 0x3f3f_3f3f] {
+            let wanted = Request::Allocate(Allocate { width: SIDE, height: SIDE, fourcc });
+            let error = raw.refused(&wanted, &[])?;
+            expect(&error, ErrorCode::BAD_LAYOUT, &["no DRM format code"])?;
         }
         show(format_args!("{} layouts refused", cases.len()));
         let exported = raw.export(&buffer).context("the good one")?;
@@ -79,6 +85,7 @@ fn impossible(buffer: &Buffer) -> Vec<Case> {
         ),
         ("no format", with(&|to| to.fourcc = 0), 1, bad, &["no DRM format code"]),
         ("an unknown format", with(&|to| to.fourcc = 0x3f3f_3f3f), 1, bad, &["0x3f3f3f3f"]),
+        ("a flag for a format", with(&|to| to.fourcc = 1 << 31), 1, bad, &["0x80000000 is no DRM"]),
         ("no width", extent(0, SIDE), 1, bad, &["no pixels"]),
         ("no height", extent(SIDE, 0), 1, bad, &["no pixels"]),
         ("too wide", extent(MAX_EXTENT + 1, 1), 1, bad, huge),

@@ -24,6 +24,7 @@ mod messages;
 mod missing;
 mod other_device;
 mod overdue;
+mod panics;
 mod python;
 mod quotas;
 mod readers;
@@ -58,6 +59,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     once("bad-client/silent", readers::run_silent),
     with("bad-client/never-reads", readers::QUEUE, readers::run_never_reads),
     Scenario::new("bad-client/dies", deaths::run),
+    Scenario { backends: SIMULATED, ..Scenario::new("bad-client/panics", panics::run) },
     with("bad-client/flood", floods::LIMIT, floods::run),
     with("bad-client/quota", quotas::LIMITS, quotas::run),
     with("bad-client/accounts", accounts::LIMITS, accounts::run),
