@@ -92,7 +92,7 @@ impl How {
         let most = if self.real { MANY } else { MANY_SIMULATED };
         let objects = objects.unwrap_or(most);
         let load = Load { clients: 100, guards: objects, imports: objects };
-        let rounds = self.rounds(if self.real { 2 } else { 10 });
+        let rounds = self.rounds(if self.real { 3 } else { 10 });
         unplug::measure(&self.world(unplug::CONFIG)?, rounds, load)
     }
 

@@ -1,5 +1,5 @@
 //! What more objects cost: the time of a share beside them, the time of an unplug for each, and the bytes of
-//! each on the service's heap.
+//! each on the service's heap. All on one processor.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -10,6 +10,8 @@ use dmashare_proto::ids;
 use dmashare_proto::message::{Import, Importer as By, Reply, Request};
 use dmashare_tests::hostile::Raw;
 use dmashare_tests::{Backend, Buffer, Heap, Unplug, World};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::report::{Finding, Goal, Plot, Row, Scale, Section, Series, Table};
 
@@ -37,9 +39,39 @@ struct Beside {
 pub fn measure(most: usize) -> Result<Section> {
     ensure!(most >= 100, "--most {most}: a row is held against the one of 100 objects");
     dmashare_tests::hostile::new_files_limit()?;
+    let _one = OneProcessor::only()?;
     let steps = (1..).map(|power| 10_usize.pow(power)).take_while(|objects| *objects <= most);
     let all = steps.map(beside).collect::<Result<Vec<Beside>>>()?;
     Ok(section(&all))
+}
+
+/// This thread, and the processes that it starts, on one processor. Whether a wake-up goes to another one makes
+/// a share three times as long or not, from one run to the next, and has nothing to do with its objects.
+struct OneProcessor(CpuSet);
+
+impl OneProcessor {
+    fn only() -> Result<Self> {
+        let this = Pid::from_raw(0);
+        let all = sched_getaffinity(this)?;
+        let mut one = CpuSet::new();
+        for processor in 0..CpuSet::count() {
+            if all.is_set(processor)? {
+                one.set(processor)?;
+                break;
+            }
+        }
+        sched_setaffinity(this, &one)?;
+        Ok(Self(all))
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        // It was in force before.
+        if let Err(error) = sched_setaffinity(Pid::from_raw(0), &self.0) {
+            eprintln!("what comes next is on one processor: {error}");
+        }
+    }
 }
 
 fn beside(objects: usize) -> Result<Beside> {
