@@ -54,6 +54,7 @@ pub const PACKAGES: &[Need] = &[
     ("rpm", "reads the recipe for RPM packages"),
     ("rpmlint", "looks at it"),
     ("makepkg", "reads the recipe for Arch Linux"),
+    ("pacman-package-manager", "makepkg asks where it is, and fails if it is nowhere"),
     ("shellcheck", "looks at the scripts that packages run"),
     ("mandoc", "looks at the manual's pages"),
     ("xz-utils", "compresses the source"),
