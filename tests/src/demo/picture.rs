@@ -33,13 +33,9 @@ pub fn svg(of: &Measured) -> String {
     }
     let bystander = &of.bystander;
     let (since, gave_up) = (of.us(bystander.since_ns), of.us(bystander.gave_up_ns));
-    let wait =
-        format!("waits on the fence of frame {} itself: it never ends", of.sharing.waits_for);
-    let told = "gives up; told nothing".to_owned();
-    picture.lanes.push(Lane::new("without dmashare").span(since, gave_up, wait, Tone::Bad).mark(
-        gave_up,
-        told,
-        Tone::Bad,
-    ));
+    let end = if bystander.pending { "still pending" } else { "ended" };
+    let wait = format!("waits on the fence of frame {} itself: {end}", of.sharing.waits_for);
+    let lane = Lane::new("without dmashare").span(since, gave_up, wait, Tone::Bad);
+    picture.lanes.push(lane.mark(gave_up, "gives up; told nothing", Tone::Bad));
     timeline_svg(&picture)
 }
